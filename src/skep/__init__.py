@@ -1,0 +1,1 @@
+"""Skep: a handful of Linux machines as one swarm."""

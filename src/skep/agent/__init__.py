@@ -1,0 +1,1 @@
+"""Loops that carry out assignments on a node."""

@@ -1,0 +1,1 @@
+"""The skep command line; it speaks HTTP only."""

@@ -1,0 +1,1 @@
+"""The swarm's decisions: pure functions from a view of the cluster to a plan of changes."""

@@ -1,0 +1,1 @@
+"""Numbers: subnets, addresses, VNIs, virtual IPs and published ports."""

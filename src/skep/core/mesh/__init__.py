@@ -1,0 +1,1 @@
+"""Cluster state to what one node's kernel must hold, and that as text."""

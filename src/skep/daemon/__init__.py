@@ -1,0 +1,1 @@
+"""skepd: picks adapters and wires them."""

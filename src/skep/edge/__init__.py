@@ -1,0 +1,1 @@
+"""Adapters that touch the world: disks, sockets, engines, the kernel."""

@@ -1,0 +1,1 @@
+"""Domain-free pure helpers."""

@@ -1,0 +1,1 @@
+"""Loops that apply decisions on a manager."""

@@ -1,0 +1,1 @@
+"""The nouns: specs, statuses, lifecycle, errors and their codec. Pure."""

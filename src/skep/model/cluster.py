@@ -1,0 +1,97 @@
+"""The cluster object: the swarm's own settings, trust and tokens.
+
+Pure. Source: Docker API 1.51, definitions SwarmSpec, ClusterInfo.
+"""
+
+from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, present_labels
+from skep.model.secret import Sealed
+from skep.model.service import SECOND, LogDriver
+
+DAY = 86_400 * SECOND
+
+
+class OrchestrationConfig(Wire, frozen=True, kw_only=True):
+    task_history_retention_limit: int | None = None
+
+
+class RaftConfig(Wire, frozen=True, kw_only=True):
+    """Kept for clients; Skep has no Raft of its own."""
+
+    snapshot_interval: int = 10000
+    keep_old_snapshots: int | None = None
+    log_entries_for_slow_followers: int = 500
+    election_tick: int = 10
+    heartbeat_tick: int = 1
+
+
+class DispatcherConfig(Wire, frozen=True, kw_only=True):
+    heartbeat_period: Nanoseconds = 0
+
+
+class ExternalCA(Wire, frozen=True, kw_only=True):
+    protocol: str = "cfssl"
+    url: str = ""
+    options: Labels | None = None
+    ca_cert: str = ""
+
+
+class CAConfig(Wire, frozen=True, kw_only=True):
+    node_cert_expiry: Nanoseconds = 0
+    external_cas: list[ExternalCA] | None = None
+    signing_ca_cert: str = ""
+    signing_ca_key: str = ""
+    force_rotate: int = 0
+
+
+class TaskDefaults(Wire, frozen=True, kw_only=True):
+    log_driver: LogDriver | None = None
+
+
+class EncryptionConfig(Wire, frozen=True, kw_only=True):
+    auto_lock_managers: bool = False
+
+
+class SwarmSpec(Wire, frozen=True, kw_only=True):
+    name: str = ""
+    labels: Labels = present_labels()
+    orchestration: OrchestrationConfig = OrchestrationConfig()
+    raft: RaftConfig = RaftConfig()
+    dispatcher: DispatcherConfig = DispatcherConfig()
+    ca_config: CAConfig = CAConfig()
+    task_defaults: TaskDefaults = TaskDefaults()
+    encryption_config: EncryptionConfig = EncryptionConfig()
+
+
+class JoinTokens(Wire, frozen=True, kw_only=True):
+    worker: str = ""
+    manager: str = ""
+
+
+class Authority(Record, frozen=True, kw_only=True):
+    """The cluster's certificate authority.
+
+    Attributes:
+        certificate_pem: The root that everyone trusts.
+        sealed_key: Its private key (PKCS 8 DER), sealed under the cluster's data key.
+    """
+
+    certificate_pem: str
+    sealed_key: Sealed
+
+
+class Cluster(Object, frozen=True, kw_only=True):
+    """The one cluster object.
+
+    Attributes:
+        default_address_pools: CIDRs from which overlay subnets are cut; subnet_size: their prefix length.
+        data_path_port: VXLAN's UDP port.
+        removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
+    """
+
+    spec: SwarmSpec = SwarmSpec()
+    join_tokens: JoinTokens = JoinTokens()
+    authority: Authority | None = None
+    default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
+    subnet_size: int = 24
+    data_path_port: int = 4789
+    removed_nodes: dict[str, Nanoseconds] = {}

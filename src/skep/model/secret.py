@@ -1,0 +1,42 @@
+"""Secrets and configs: small files kept by the swarm.
+
+Pure. Source: Docker API 1.51, definitions SecretSpec, ConfigSpec.
+"""
+
+from skep.model.base import Labels, Object, Record, Wire, present_labels
+from skep.model.service import DriverConfig
+
+
+class SecretSpec(Wire, frozen=True, kw_only=True):
+    """Attributes: data: base64 as sent; always empty in what is kept here, see `Secret.sealed`."""
+
+    name: str = ""
+    labels: Labels = present_labels()
+    data: str = ""
+    driver: DriverConfig | None = None
+    templating: DriverConfig | None = None
+
+
+class ConfigSpec(Wire, frozen=True, kw_only=True):
+    name: str = ""
+    labels: Labels = present_labels()
+    data: str = ""
+    templating: DriverConfig | None = None
+
+
+class Sealed(Record, frozen=True, kw_only=True):
+    """A value under AES-GCM. Attributes: key_id: which data key; nonce: 12 bytes; box: ciphertext and tag."""
+
+    key_id: str
+    nonce: bytes
+    box: bytes
+
+
+class Secret(Object, frozen=True, kw_only=True):
+    spec: SecretSpec
+    sealed: Sealed | None = None
+
+
+class Config(Object, frozen=True, kw_only=True):
+    spec: ConfigSpec
+    data: bytes = b""

@@ -1,0 +1,161 @@
+"""The messages of the one session an agent holds with a manager.
+
+Pure. MessagePack over a WebSocket over mTLS; each message is a tagged structure. The identity of the sender is its
+certificate, never a field here. Streams (logs, exec, any engine request) are multiplexed by number, with
+credit so that a slow reader slows its own stream only.
+"""
+
+import msgspec
+
+from skep.model.assignment import Delta
+from skep.model.base import Nanoseconds, Record
+from skep.model.node import NodeDescription
+from skep.model.task import TaskStatus
+
+PROTOCOL = 1
+INITIAL_CREDIT = 262_144
+"""Bytes a stream's sender may send before it must wait for a `StreamCredit`."""
+
+
+# --- agent to manager ----------------------------------------------------------
+
+
+class Hello(Record, frozen=True, kw_only=True, tag="hello"):
+    """First message. Attributes: assignment_version, epoch: what it still holds, 0 and "" for nothing."""
+
+    protocol: int = PROTOCOL
+    description: NodeDescription
+    underlay: str
+    capabilities: list[str] = []
+    epoch: str = ""
+    assignment_version: int = 0
+
+
+class TaskReport(Record, frozen=True, kw_only=True):
+    task_id: str
+    status: TaskStatus
+
+
+class Report(Record, frozen=True, kw_only=True, tag="report"):
+    """Observed task states. Attributes: number: counts up per session; answered by `ReportStored`."""
+
+    number: int
+    tasks: list[TaskReport]
+
+
+class Heartbeat(Record, frozen=True, kw_only=True, tag="heartbeat"):
+    """I live. Attributes: applied: the assignment version whose mesh is in force in the kernel, read back."""
+
+    applied: int = 0
+
+
+class Applied(Record, frozen=True, kw_only=True, tag="applied"):
+    """Sent as soon as a version is in force; see `Heartbeat.applied`."""
+
+    version: int
+
+
+# --- manager to agent ----------------------------------------------------------
+
+
+class ManagerAddress(Record, frozen=True, kw_only=True):
+    node_id: str
+    addr: str
+
+
+class Welcome(Record, frozen=True, kw_only=True, tag="welcome"):
+    """Answer to `Hello`.
+
+    Attributes:
+        epoch: Names the numbering of assignment versions; a version of another epoch means nothing.
+        heartbeat_period: How often to beat.
+        managers: Where else to go when this session breaks.
+    """
+
+    epoch: str
+    heartbeat_period: Nanoseconds
+    managers: list[ManagerAddress] = []
+
+
+class Managers(Record, frozen=True, kw_only=True, tag="managers"):
+    managers: list[ManagerAddress]
+
+
+class Assignments(Record, frozen=True, kw_only=True, tag="assignments"):
+    delta: Delta
+
+
+class ReportStored(Record, frozen=True, kw_only=True, tag="report_stored"):
+    """Everything up to that report number is committed; the agent may forget it."""
+
+    number: int
+
+
+class Refused(Record, frozen=True, kw_only=True, tag="refused"):
+    """The session ends. Attributes: removed: the node is no longer of this swarm and must not come back."""
+
+    reason: str
+    removed: bool = False
+
+
+# --- streams, either way ---------------------------------------------------------
+
+
+class LogRequest(Record, frozen=True, kw_only=True, tag="logs"):
+    """Docker's log options for one task. Attributes: tail: -1 for all; since: 0 for all."""
+
+    task_id: str
+    follow: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    since: Nanoseconds = 0
+    tail: int = -1
+
+
+StreamRequest = LogRequest
+
+
+class StreamOpen(Record, frozen=True, kw_only=True, tag="open"):
+    """The manager opens; numbers are its own."""
+
+    stream: int
+    request: StreamRequest
+
+
+class StreamData(Record, frozen=True, kw_only=True, tag="data"):
+    """Attributes: channel: 0 stdin, 1 stdout, 2 stderr; timestamp: of the log entry, else 0."""
+
+    stream: int
+    channel: int = 1
+    timestamp: Nanoseconds = 0
+    payload: bytes
+
+
+class StreamCredit(Record, frozen=True, kw_only=True, tag="credit"):
+    stream: int
+    n_bytes: int
+
+
+class StreamEnd(Record, frozen=True, kw_only=True, tag="end"):
+    """Either side is done. Attributes: error: empty for a proper end."""
+
+    stream: int
+    error: str = ""
+
+
+FromAgent = Hello | Report | Heartbeat | Applied | StreamData | StreamCredit | StreamEnd
+FromManager = (
+    Welcome
+    | Managers
+    | Assignments
+    | ReportStored
+    | Refused
+    | StreamOpen
+    | StreamData
+    | StreamCredit
+    | StreamEnd
+)
+
+encoder = msgspec.msgpack.Encoder()
+from_agent = msgspec.msgpack.Decoder(FromAgent)
+from_manager = msgspec.msgpack.Decoder(FromManager)

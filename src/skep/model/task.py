@@ -1,0 +1,70 @@
+"""Tasks: one run of a service on one node.
+
+Pure. A task runs once; a restart is a new task in the same slot. Source: swarmkit/api/objects.proto.
+"""
+
+from skep.model.base import Labels, Nanoseconds, Object, Record
+from skep.model.lifecycle import TaskState
+from skep.model.network import Attachment
+from skep.model.service import Endpoint, GenericResource, PortConfig, TaskSpec
+
+
+class ContainerStatus(Record, frozen=True, kw_only=True):
+    """Attributes: exit_code: None while it has not ended."""
+
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int | None = None
+
+
+class TaskStatus(Record, frozen=True, kw_only=True):
+    """What was observed last.
+
+    Attributes:
+        timestamp: When `state` was reached, by the observer's clock.
+        message: What is going on, in a few words; err: why not, as one sentence. Both shown to users.
+        ports: Host-mode ports in force.
+        is_accepting: It may take traffic: healthy and, where it publishes TCP ports, accepting on them.
+    """
+
+    timestamp: Nanoseconds = 0
+    state: TaskState = TaskState.NEW
+    message: str = ""
+    err: str = ""
+    container: ContainerStatus | None = None
+    ports: list[PortConfig] = []
+    is_accepting: bool = False
+
+
+class Task(Object, frozen=True, kw_only=True):
+    """A task as stored.
+
+    Attributes:
+        slot: 1..N for replicated services; 0 for global ones, where the node is the slot.
+        desired_state: What the swarm wants; never goes back.
+        not_before: It may not be raised to RUNNING before this moment (restart delay); 0 for at once.
+        spec_version: The service's `spec_version` it was made from.
+        endpoint: The service's endpoint at that time.
+        draining_since: When it was told out of balancing and DNS ahead of a stop; 0 while it takes traffic.
+    """
+
+    spec: TaskSpec
+    service_id: str = ""
+    service_name: str = ""
+    service_labels: Labels = {}
+    slot: int = 0
+    node_id: str = ""
+    desired_state: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus()
+    not_before: Nanoseconds = 0
+    spec_version: int = 0
+    endpoint: Endpoint | None = None
+    attachments: list[Attachment] = []
+    generic_resources: list[GenericResource] = []
+    job_iteration: int | None = None
+    draining_since: Nanoseconds = 0
+
+    @property
+    def name(self) -> str:
+        """`web.3.<id>`, or with the node's id in place of the slot: Docker's name of task and container."""
+        return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"

@@ -1,0 +1,1 @@
+"""Protocols the loops need and the edges implement."""
