@@ -144,9 +144,7 @@ class ClusterFacts(Record, frozen=True, kw_only=True, tag="cluster"):
         return "cluster"
 
 
-Item = (
-    Peer | OverlayNetwork | NetworkEndpoint | BalancedService | PublishedService | AssignedTask | ClusterFacts
-)
+Item = Peer | OverlayNetwork | NetworkEndpoint | BalancedService | PublishedService | AssignedTask | ClusterFacts
 
 
 class Delta(Record, frozen=True, kw_only=True):

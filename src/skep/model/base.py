@@ -32,6 +32,11 @@ def present_labels() -> Any:
     return msgspec.field(default_factory=_labels)
 
 
+def always(value: Any) -> Any:
+    """A field whose default is written too, because Docker always writes it and clients count on it."""
+    return msgspec.field(default_factory=lambda: value)
+
+
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=go_name):
     """A part of Docker's API, spelled as Go spells it; empty optional parts are left out."""
 

@@ -3,7 +3,7 @@
 Pure. Source: Docker API 1.51, definitions SwarmSpec, ClusterInfo.
 """
 
-from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, present_labels
+from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, present_labels
 from skep.model.secret import Sealed
 from skep.model.service import SECOND, LogDriver
 
@@ -17,11 +17,11 @@ class OrchestrationConfig(Wire, frozen=True, kw_only=True):
 class RaftConfig(Wire, frozen=True, kw_only=True):
     """Kept for clients; Skep has no Raft of its own."""
 
-    snapshot_interval: int = 10000
+    snapshot_interval: int = always(10000)
     keep_old_snapshots: int | None = None
-    log_entries_for_slow_followers: int = 500
-    election_tick: int = 10
-    heartbeat_tick: int = 1
+    log_entries_for_slow_followers: int = always(500)
+    election_tick: int = always(10)
+    heartbeat_tick: int = always(1)
 
 
 class DispatcherConfig(Wire, frozen=True, kw_only=True):
@@ -48,18 +48,18 @@ class TaskDefaults(Wire, frozen=True, kw_only=True):
 
 
 class EncryptionConfig(Wire, frozen=True, kw_only=True):
-    auto_lock_managers: bool = False
+    auto_lock_managers: bool = always(False)
 
 
 class SwarmSpec(Wire, frozen=True, kw_only=True):
-    name: str = ""
+    name: str = always("")
     labels: Labels = present_labels()
-    orchestration: OrchestrationConfig = OrchestrationConfig()
-    raft: RaftConfig = RaftConfig()
-    dispatcher: DispatcherConfig = DispatcherConfig()
-    ca_config: CAConfig = CAConfig()
-    task_defaults: TaskDefaults = TaskDefaults()
-    encryption_config: EncryptionConfig = EncryptionConfig()
+    orchestration: OrchestrationConfig = always(OrchestrationConfig())
+    raft: RaftConfig = always(RaftConfig())
+    dispatcher: DispatcherConfig = always(DispatcherConfig())
+    ca_config: CAConfig = always(CAConfig())
+    task_defaults: TaskDefaults = always(TaskDefaults())
+    encryption_config: EncryptionConfig = always(EncryptionConfig())
 
 
 class JoinTokens(Wire, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ Pure. Source: Docker API 1.51, definitions NodeSpec, NodeDescription, Node.
 
 import enum
 
-from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, present_labels
+from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, present_labels
 from skep.model.network import Attachment
 from skep.model.service import Platform, Resources
 
@@ -31,8 +31,8 @@ class NodeState(enum.StrEnum):
 class NodeSpec(Wire, frozen=True, kw_only=True):
     name: str = ""
     labels: Labels = present_labels()
-    role: Role = Role.WORKER
-    availability: Availability = Availability.ACTIVE
+    role: Role = always(Role.WORKER)
+    availability: Availability = always(Availability.ACTIVE)
 
 
 class PluginDescription(Wire, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class PluginDescription(Wire, frozen=True, kw_only=True):
 
 
 class EngineDescription(Wire, frozen=True, kw_only=True):
-    engine_version: str = ""
+    engine_version: str = always("")
     labels: Labels | None = None
     plugins: list[PluginDescription] | None = None
 
@@ -55,10 +55,10 @@ class TLSInfo(Wire, frozen=True, kw_only=True):
 
 
 class NodeDescription(Wire, frozen=True, kw_only=True):
-    hostname: str = ""
-    platform: Platform = Platform()
-    resources: Resources = Resources()
-    engine: EngineDescription = EngineDescription()
+    hostname: str = always("")
+    platform: Platform = always(Platform())
+    resources: Resources = always(Resources())
+    engine: EngineDescription = always(EngineDescription())
     tls_info: TLSInfo | None = None
 
 

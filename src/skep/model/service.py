@@ -5,7 +5,7 @@ Pure. Source: Docker API 1.51, definitions ServiceSpec, TaskSpec, Service.
 
 import enum
 
-from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, present_labels
+from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, present_labels
 from skep.model.network import NetworkAttachmentConfig
 
 SECOND = 1_000_000_000
@@ -76,7 +76,7 @@ class TmpfsOptions(Wire, frozen=True, kw_only=True):
 class Mount(Wire, frozen=True, kw_only=True):
     """Attributes: type: bind, volume, tmpfs, npipe, cluster or image."""
 
-    type: str = "volume"
+    type: str = always("volume")
     source: str = ""
     target: str = ""
     read_only: bool = False
@@ -107,9 +107,9 @@ class FileTarget(Wire, frozen=True, kw_only=True):
     """Where a secret or config appears. Attributes: mode: permission bits as Go's os.FileMode."""
 
     name: str = ""
-    uid: str = "0"
-    gid: str = "0"
-    mode: int = 0o444
+    uid: str = always("0")
+    gid: str = always("0")
+    mode: int = always(0o444)
 
 
 class RuntimeTarget(Wire, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ class Ulimit(Wire, frozen=True, kw_only=True):
 class ContainerSpec(Wire, frozen=True, kw_only=True):
     """What runs in a task. `command` is the entry point, `args` its arguments, as in Docker's API."""
 
-    image: str = ""
+    image: str = always("")
     labels: Labels | None = None
     command: list[str] | None = None
     args: list[str] | None = None
@@ -241,7 +241,7 @@ class ResourceRequirements(Wire, frozen=True, kw_only=True):
 class RestartPolicy(Wire, frozen=True, kw_only=True):
     """Attributes: max_attempts: 0 is unlimited; window: 0 counts every restart."""
 
-    condition: RestartCondition = RestartCondition.ANY
+    condition: RestartCondition = always(RestartCondition.ANY)
     delay: Nanoseconds | None = None
     max_attempts: int | None = None
     window: Nanoseconds | None = None
@@ -284,7 +284,7 @@ class TaskSpec(Wire, frozen=True, kw_only=True):
     placement: Placement | None = None
     networks: list[NetworkAttachmentConfig] | None = None
     log_driver: LogDriver | None = None
-    force_update: int = 0
+    force_update: int = always(0)
     runtime: str = ""
 
 
@@ -318,34 +318,34 @@ class ServiceMode(Wire, frozen=True, kw_only=True):
 
 
 class UpdateConfig(Wire, frozen=True, kw_only=True):
-    parallelism: int = 1
+    parallelism: int = always(1)
     delay: Nanoseconds = 0
-    failure_action: FailureAction = FailureAction.PAUSE
-    monitor: Nanoseconds = 5 * SECOND
-    max_failure_ratio: float = 0.0
-    order: UpdateOrder = UpdateOrder.STOP_FIRST
+    failure_action: FailureAction = always(FailureAction.PAUSE)
+    monitor: Nanoseconds = always(5 * SECOND)
+    max_failure_ratio: float = always(0.0)
+    order: UpdateOrder = always(UpdateOrder.STOP_FIRST)
 
 
 class PortConfig(Wire, frozen=True, kw_only=True):
     """Attributes: published_port: 0 asks for one of 30000-32767 (ingress) or the target port (host)."""
 
     name: str = ""
-    protocol: Protocol = Protocol.TCP
-    target_port: int = 0
+    protocol: Protocol = always(Protocol.TCP)
+    target_port: int = always(0)
     published_port: int = 0
-    publish_mode: PublishMode = PublishMode.INGRESS
+    publish_mode: PublishMode = always(PublishMode.INGRESS)
 
 
 class EndpointSpec(Wire, frozen=True, kw_only=True):
-    mode: ResolutionMode = ResolutionMode.VIP
+    mode: ResolutionMode = always(ResolutionMode.VIP)
     ports: list[PortConfig] | None = None
 
 
 class ServiceSpec(Wire, frozen=True, kw_only=True):
     name: str = ""
     labels: Labels = present_labels()
-    task_template: TaskSpec = TaskSpec()
-    mode: ServiceMode = ServiceMode()
+    task_template: TaskSpec = always(TaskSpec())
+    mode: ServiceMode = always(ServiceMode())
     update_config: UpdateConfig | None = None
     rollback_config: UpdateConfig | None = None
     networks: list[NetworkAttachmentConfig] | None = None

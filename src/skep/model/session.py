@@ -145,15 +145,7 @@ class StreamEnd(Record, frozen=True, kw_only=True, tag="end"):
 
 FromAgent = Hello | Report | Heartbeat | Applied | StreamData | StreamCredit | StreamEnd
 FromManager = (
-    Welcome
-    | Managers
-    | Assignments
-    | ReportStored
-    | Refused
-    | StreamOpen
-    | StreamData
-    | StreamCredit
-    | StreamEnd
+    Welcome | Managers | Assignments | ReportStored | Refused | StreamOpen | StreamData | StreamCredit | StreamEnd
 )
 
 encoder = msgspec.msgpack.Encoder()

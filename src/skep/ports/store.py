@@ -1,0 +1,103 @@
+"""The replicated store, as the managers see it.
+
+Port. Rows are bytes under (kind, id); each carries the revision of its last write. One transaction is one revision.
+Every adapter passes tests/contract/test_store.py.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_OPERATIONS = 128
+MAX_BYTES = 1_500_000
+
+
+class StoreError(Exception):
+    """Base: the store did not do it, and nothing changed."""
+
+
+class StaleVersion(StoreError):
+    """A row is not at the version the transaction was based on. Attributes: kind, id."""
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"{kind} {id} changed since it was read")
+        self.kind = kind
+        self.id = id
+
+
+class LeaseLost(StoreError):
+    """The writer is no longer the leader."""
+
+
+class Compacted(StoreError):
+    """The revision to watch from is gone: load again."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or cannot write at present (no quorum, disk full): try again."""
+
+
+class StoreDamaged(StoreError):
+    """The store's files are not what was written: do not go on. The text says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    kind: str
+    id: str
+    value: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Attributes: value: None deletes; expected_version: of the row now; 0 means it must not exist."""
+
+    kind: str
+    id: str
+    value: bytes | None
+    expected_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvent:
+    """Attributes: value: None for a deletion."""
+
+    kind: str
+    id: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    revision: int
+    events: Sequence[RowEvent]
+
+
+class Store(Protocol):
+    async def load(self) -> tuple[int, Sequence[Row]]:
+        """Read everything: the revision and all rows as of it."""
+        ...
+
+    async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
+        """Write all or nothing, durably.
+
+        Args:
+            writes: At most MAX_OPERATIONS, at most MAX_BYTES together, no row twice.
+            lease: The leader's lease; "" where no leader writes.
+        Returns:
+            The new revision. When this returns, a power cut does not lose it.
+        Raises:
+            StaleVersion, LeaseLost, StoreUnavailable: nothing was written.
+        """
+        ...
+
+    def watch(self, after: int) -> AsyncIterator[RowBatch]:
+        """Follow every revision greater than `after`, in order, none left out.
+
+        Raises:
+            Compacted: while iterating, when `after` is too old.
+        """
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,302 @@
+"""The cluster's objects in memory, with indexes, and drafts to write on.
+
+Pure: values in, values out; the replicated store feeds `State.apply`. A `Draft` lays changes over a view without
+touching it, so that one decision can build on another's changes and all of them are committed together.
+Objects are immutable; a reader may keep what it was given.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+import msgspec
+
+from skep.model.base import Object
+from skep.model.cluster import Cluster
+from skep.model.codec import KIND_OF
+from skep.model.lifecycle import TaskState
+from skep.model.network import Network
+from skep.model.node import Node
+from skep.model.secret import Config, Secret
+from skep.model.service import Service
+from skep.model.task import Task
+from skep.store.changes import Batch, Change, Delete, Event, Put
+
+T = TypeVar("T", bound=Object)
+T_co = TypeVar("T_co", bound=Object, covariant=True)
+IndexFunction = Callable[[T], Iterable[Hashable]]
+
+
+class TableView(Protocol[T_co]):
+    """All objects of one kind."""
+
+    def get(self, id: str, /) -> T_co | None: ...
+    def values(self) -> Iterable[T_co]: ...
+    def where(self, index: str, key: Hashable, /) -> Sequence[T_co]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, id: object, /) -> bool: ...
+
+
+class View(Protocol):
+    """What a decision may read."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def cluster(self) -> Cluster | None: ...
+    @property
+    def nodes(self) -> TableView[Node]: ...
+    @property
+    def services(self) -> TableView[Service]: ...
+    @property
+    def tasks(self) -> TableView[Task]: ...
+    @property
+    def networks(self) -> TableView[Network]: ...
+    @property
+    def secrets(self) -> TableView[Secret]: ...
+    @property
+    def configs(self) -> TableView[Config]: ...
+
+
+def _unplaced(task: Task) -> Iterator[Hashable]:
+    if task.status.state == TaskState.PENDING and not task.node_id and task.desired_state <= TaskState.COMPLETE:
+        yield True
+
+
+def _service_networks(service: Service) -> set[Hashable]:
+    wanted = list(service.spec.task_template.networks or []) + list(service.spec.networks or [])
+    return {attachment.target for attachment in wanted}
+
+
+NODE_INDEXES: Final[dict[str, IndexFunction[Node]]] = {
+    "hostname": lambda node: (node.description.hostname,),
+}
+SERVICE_INDEXES: Final[dict[str, IndexFunction[Service]]] = {
+    "name": lambda service: (service.spec.name,),
+    "network": _service_networks,
+    "secret": lambda service: {
+        reference.secret_id
+        for spec in [service.spec.task_template.container_spec]
+        if spec
+        for reference in spec.secrets or []
+    },
+    "config": lambda service: {
+        reference.config_id
+        for spec in [service.spec.task_template.container_spec]
+        if spec
+        for reference in spec.configs or []
+    },
+}
+TASK_INDEXES: Final[dict[str, IndexFunction[Task]]] = {
+    "service": lambda task: (task.service_id,),
+    "node": lambda task: (task.node_id,) if task.node_id else (),
+    "slot": lambda task: ((task.service_id, task.slot or task.node_id),),
+    "network": lambda task: {attachment.network_id for attachment in task.attachments},
+    "unplaced": _unplaced,
+}
+NAME_OF_SPEC: Final = {"name": lambda value: (value.spec.name,)}
+
+
+@dataclass(slots=True)
+class Table(Generic[T]):
+    """Objects by id, and by each index's keys, in the order they were first put."""
+
+    functions: dict[str, IndexFunction[T]]
+    rows: dict[str, T] = field(default_factory=dict)
+    indexes: dict[str, dict[Hashable, dict[str, T]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.indexes = {name: {} for name in self.functions}
+
+    def get(self, id: str, /) -> T | None:
+        return self.rows.get(id)
+
+    def values(self) -> Iterable[T]:
+        return self.rows.values()
+
+    def where(self, index: str, key: Hashable, /) -> Sequence[T]:
+        return tuple(self.indexes[index].get(key, {}).values())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, id: object, /) -> bool:
+        return id in self.rows
+
+    def put(self, value: T) -> T | None:
+        """Store a value; returns what it replaced."""
+        old = self.rows.get(value.id)
+        for name, function in self.functions.items():
+            index = self.indexes[name]
+            new_keys = set(function(value))
+            if old is not None:
+                self._unindex(index, set(function(old)) - new_keys, old.id)
+            for key in new_keys:
+                index.setdefault(key, {})[value.id] = value
+        self.rows[value.id] = value
+        return old
+
+    def delete(self, id: str) -> T | None:
+        """Remove a value; returns it, or None if there was none."""
+        old = self.rows.pop(id, None)
+        if old is not None:
+            for name, function in self.functions.items():
+                self._unindex(self.indexes[name], set(function(old)), id)
+        return old
+
+    @staticmethod
+    def _unindex(index: dict[Hashable, dict[str, T]], keys: Iterable[Hashable], id: str) -> None:
+        for key in keys:
+            entries = index.get(key)
+            if entries is not None:
+                entries.pop(id, None)
+                if not entries:
+                    del index[key]
+
+
+@dataclass(slots=True)
+class TableDraft(Generic[T]):
+    """A table with changes laid over it."""
+
+    base: TableView[T]
+    changed: Table[T]
+    deleted: dict[str, T] = field(default_factory=dict)
+
+    def get(self, id: str, /) -> T | None:
+        if id in self.deleted:
+            return None
+        found = self.changed.get(id)
+        return found if found is not None else self.base.get(id)
+
+    def values(self) -> Iterable[T]:
+        yield from (row for row in self.base.values() if not self._hides(row.id))
+        yield from self.changed.values()
+
+    def where(self, index: str, key: Hashable, /) -> Sequence[T]:
+        kept = self.base.where(index, key)
+        if self.changed.rows or self.deleted:
+            kept = tuple(row for row in kept if not self._hides(row.id))
+        return (*kept, *self.changed.where(index, key))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.values())
+
+    def __contains__(self, id: object, /) -> bool:
+        return isinstance(id, str) and self.get(id) is not None
+
+    def put(self, value: T) -> None:
+        self.deleted.pop(value.id, None)
+        self.changed.put(value)
+
+    def delete(self, id: str) -> None:
+        self.changed.delete(id)
+        old = self.base.get(id)
+        if old is not None:
+            self.deleted[id] = old
+
+    def _hides(self, id: str) -> bool:
+        return id in self.deleted or id in self.changed.rows
+
+
+class State:
+    """The whole state at one revision. Implements `View`."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.cluster: Cluster | None = None
+        self.nodes: Table[Node] = Table(NODE_INDEXES)
+        self.services: Table[Service] = Table(SERVICE_INDEXES)
+        self.tasks: Table[Task] = Table(TASK_INDEXES)
+        self.networks: Table[Network] = Table(NAME_OF_SPEC)
+        self.secrets: Table[Secret] = Table(NAME_OF_SPEC)
+        self.configs: Table[Config] = Table(NAME_OF_SPEC)
+
+    def table(self, kind: str) -> Table[Object]:
+        """The table of a kind other than `cluster`."""
+        return cast("Table[Object]", getattr(self, f"{kind}s"))
+
+    def apply(self, changes: Iterable[Change], revision: int) -> Batch:
+        """Take in a committed transaction.
+
+        Args:
+            changes: In order; every put object's version becomes `revision`.
+        Returns:
+            What changed, old beside new.
+        """
+        events: list[Event] = []
+        for change in changes:
+            match change:
+                case Put(value):
+                    stamped = msgspec.structs.replace(value, version=revision)
+                    events.append(Event(change.kind, change.id, self._put(stamped), stamped))
+                case Delete(kind, id, _):
+                    old = self._delete(kind, id)
+                    if old is not None:
+                        events.append(Event(kind, id, old, None))
+        self.revision = revision
+        return Batch(revision, events)
+
+    def _put(self, value: Object) -> Object | None:
+        if isinstance(value, Cluster):
+            old, self.cluster = self.cluster, value
+            return old
+        return self.table(KIND_OF[type(value)]).put(value)
+
+    def _delete(self, kind: str, id: str) -> Object | None:
+        if kind == "cluster":
+            old, self.cluster = self.cluster, None
+            return old
+        return self.table(kind).delete(id)
+
+
+class Draft:
+    """Changes laid over a view. Implements `View`, so drafts can be stacked."""
+
+    def __init__(self, base: View) -> None:
+        self.base = base
+        self.cluster: Cluster | None = base.cluster
+        self.nodes: TableDraft[Node] = TableDraft(base.nodes, Table(NODE_INDEXES))
+        self.services: TableDraft[Service] = TableDraft(base.services, Table(SERVICE_INDEXES))
+        self.tasks: TableDraft[Task] = TableDraft(base.tasks, Table(TASK_INDEXES))
+        self.networks: TableDraft[Network] = TableDraft(base.networks, Table(NAME_OF_SPEC))
+        self.secrets: TableDraft[Secret] = TableDraft(base.secrets, Table(NAME_OF_SPEC))
+        self.configs: TableDraft[Config] = TableDraft(base.configs, Table(NAME_OF_SPEC))
+
+    @property
+    def revision(self) -> int:
+        return self.base.revision
+
+    def table(self, kind: str) -> TableDraft[Object]:
+        """The table of a kind other than `cluster`."""
+        return cast("TableDraft[Object]", getattr(self, f"{kind}s"))
+
+    def put(self, value: Object) -> None:
+        """Create or replace an object, keeping the version it was read at."""
+        if isinstance(value, Cluster):
+            self.cluster = value
+        else:
+            self.table(KIND_OF[type(value)]).put(value)
+
+    def delete(self, value: Object) -> None:
+        """Remove an object."""
+        self.table(KIND_OF[type(value)]).delete(value.id)
+
+    def lay(self, changes: Iterable[Change]) -> None:
+        """Lay another decision's changes over this draft."""
+        for change in changes:
+            match change:
+                case Put(value):
+                    self.put(value)
+                case Delete(kind, id, _):
+                    self.table(kind).delete(id)
+
+    def changes(self) -> tuple[Change, ...]:
+        """What differs from the base: puts that change something, then deletions, kind by kind."""
+        found: list[Change] = []
+        if self.cluster is not None and self.cluster != self.base.cluster:
+            found.append(Put(self.cluster))
+        for kind in ("network", "node", "secret", "config", "service", "task"):
+            table = self.table(kind)
+            found.extend(Put(value) for value in table.changed.values() if value != table.base.get(value.id))
+            found.extend(Delete(kind, old.id, old.version) for old in table.deleted.values())
+        return tuple(found)
