@@ -45,7 +45,6 @@ class Task(Object, frozen=True, kw_only=True):
         not_before: It may not be raised to RUNNING before this moment (restart delay); 0 for at once.
         spec_version: The service's `spec_version` it was made from.
         endpoint: The service's endpoint at that time.
-        draining_since: When it was told out of balancing and DNS ahead of a stop; 0 while it takes traffic.
     """
 
     spec: TaskSpec
@@ -62,7 +61,6 @@ class Task(Object, frozen=True, kw_only=True):
     attachments: list[Attachment] = []
     generic_resources: list[GenericResource] = []
     job_iteration: int | None = None
-    draining_since: Nanoseconds = 0
 
     @property
     def name(self) -> str:

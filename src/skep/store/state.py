@@ -5,7 +5,7 @@ touching it, so that one decision can build on another's changes and all of them
 Objects are immutable; a reader may keep what it was given.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -94,14 +94,16 @@ TASK_INDEXES: Final[dict[str, IndexFunction[Task]]] = {
     "network": lambda task: {attachment.network_id for attachment in task.attachments},
     "unplaced": _unplaced,
 }
-NAME_OF_SPEC: Final = {"name": lambda value: (value.spec.name,)}
+NETWORK_INDEXES: Final[dict[str, IndexFunction[Network]]] = {"name": lambda network: (network.spec.name,)}
+SECRET_INDEXES: Final[dict[str, IndexFunction[Secret]]] = {"name": lambda secret: (secret.spec.name,)}
+CONFIG_INDEXES: Final[dict[str, IndexFunction[Config]]] = {"name": lambda config: (config.spec.name,)}
 
 
 @dataclass(slots=True)
 class Table(Generic[T]):
     """Objects by id, and by each index's keys, in the order they were first put."""
 
-    functions: dict[str, IndexFunction[T]]
+    functions: Mapping[str, IndexFunction[T]]
     rows: dict[str, T] = field(default_factory=dict)
     indexes: dict[str, dict[Hashable, dict[str, T]]] = field(default_factory=dict)
 
@@ -207,9 +209,9 @@ class State:
         self.nodes: Table[Node] = Table(NODE_INDEXES)
         self.services: Table[Service] = Table(SERVICE_INDEXES)
         self.tasks: Table[Task] = Table(TASK_INDEXES)
-        self.networks: Table[Network] = Table(NAME_OF_SPEC)
-        self.secrets: Table[Secret] = Table(NAME_OF_SPEC)
-        self.configs: Table[Config] = Table(NAME_OF_SPEC)
+        self.networks: Table[Network] = Table(NETWORK_INDEXES)
+        self.secrets: Table[Secret] = Table(SECRET_INDEXES)
+        self.configs: Table[Config] = Table(CONFIG_INDEXES)
 
     def table(self, kind: str) -> Table[Object]:
         """The table of a kind other than `cluster`."""
@@ -258,9 +260,9 @@ class Draft:
         self.nodes: TableDraft[Node] = TableDraft(base.nodes, Table(NODE_INDEXES))
         self.services: TableDraft[Service] = TableDraft(base.services, Table(SERVICE_INDEXES))
         self.tasks: TableDraft[Task] = TableDraft(base.tasks, Table(TASK_INDEXES))
-        self.networks: TableDraft[Network] = TableDraft(base.networks, Table(NAME_OF_SPEC))
-        self.secrets: TableDraft[Secret] = TableDraft(base.secrets, Table(NAME_OF_SPEC))
-        self.configs: TableDraft[Config] = TableDraft(base.configs, Table(NAME_OF_SPEC))
+        self.networks: TableDraft[Network] = TableDraft(base.networks, Table(NETWORK_INDEXES))
+        self.secrets: TableDraft[Secret] = TableDraft(base.secrets, Table(SECRET_INDEXES))
+        self.configs: TableDraft[Config] = TableDraft(base.configs, Table(CONFIG_INDEXES))
 
     @property
     def revision(self) -> int:

@@ -1,0 +1,168 @@
+"""What the HTTP routes need of the daemon: this node's part in a swarm, and the swarm's control operations.
+
+Protocols only; `skep.daemon` brings the implementations. Every operation takes values that are already decoded, raises
+`skep.model.errors`, and checks everything before it changes anything.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from skep.model.cluster import Cluster, SwarmSpec
+from skep.model.network import Network, NetworkSpec
+from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.service import Service, ServiceSpec
+from skep.model.session import ManagerAddress
+from skep.model.task import Task
+from skep.ports.runtime import EngineFacts, LogEntry, LogOptions
+from skep.store.changes import Batch
+from skep.store.state import View
+
+
+@dataclass(frozen=True, slots=True)
+class LocalState:
+    """This node's part in a swarm.
+
+    Attributes:
+        state: inactive, pending, active, error or locked, as in Docker's LocalNodeState.
+        has_control: It is a manager.
+    """
+
+    state: str = "inactive"
+    node_id: str = ""
+    node_addr: str = ""
+    has_control: bool = False
+    error: str = ""
+    managers: Sequence[ManagerAddress] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InitRequest:
+    """Source: POST /swarm/init. Addresses are as the user wrote them; empty means find out."""
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    data_path_port: int = 0
+    force_new_cluster: bool = False
+    spec: SwarmSpec = field(default_factory=SwarmSpec)
+    availability: str = "active"
+    default_addr_pool: Sequence[str] = ()
+    subnet_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """Source: POST /swarm/join."""
+
+    remote_addrs: Sequence[str]
+    join_token: str
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    availability: str = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLogEntry:
+    """One entry of `service logs`."""
+
+    task: Task
+    entry: LogEntry
+
+
+class Control(Protocol):
+    """The swarm's control operations, on a manager. `reference` is a full id, a full name or a unique id prefix."""
+
+    @property
+    def view(self) -> View:
+        """The state as of the last commit this manager saw."""
+        ...
+
+    @property
+    def tls_info(self) -> TLSInfo: ...
+
+    def watch(self) -> AsyncIterator[Batch]:
+        """Every batch committed from now on; ends only with the daemon."""
+        ...
+
+    def find_service(self, reference: str) -> Service: ...
+    def find_task(self, reference: str) -> Task: ...
+    def find_node(self, reference: str) -> Node: ...
+    def find_network(self, reference: str) -> Network: ...
+    def cluster(self) -> Cluster: ...
+
+    async def create_service(self, spec: ServiceSpec, *, registry_auth: str = "") -> Service: ...
+
+    async def update_service(
+        self, reference: str, version: int, spec: ServiceSpec, *, registry_auth: str = "", is_rollback: bool = False
+    ) -> Service:
+        """Replace a service's spec, or swap it with the previous one.
+
+        Raises:
+            OutOfDate: `version` is not the service's.
+        """
+        ...
+
+    async def remove_service(self, reference: str) -> None: ...
+    async def update_node(self, reference: str, version: int, spec: NodeSpec) -> Node: ...
+    async def remove_node(self, reference: str, *, is_forced: bool) -> None: ...
+    async def create_network(self, spec: NetworkSpec) -> Network: ...
+    async def remove_network(self, reference: str) -> None: ...
+
+    async def update_cluster(
+        self,
+        version: int,
+        spec: SwarmSpec,
+        *,
+        rotate_worker_token: bool = False,
+        rotate_manager_token: bool = False,
+    ) -> Cluster: ...
+
+    def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+        """Log entries of tasks wherever they run, as they come; nodes that do not answer are named in a stderr entry."""
+        ...
+
+
+class LocalNode(Protocol):
+    """This node: its swarm membership, its engine, its control operations if it is a manager."""
+
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def engine_id(self) -> str:
+        """A stable id of this daemon, for /info."""
+        ...
+
+    @property
+    def started_at(self) -> int:
+        """Nanoseconds since 1970."""
+        ...
+
+    @property
+    def local_state(self) -> LocalState: ...
+
+    @property
+    def passthrough(self) -> Path | None:
+        """Unix socket of the node's own engine; see `Runtime.passthrough`."""
+        ...
+
+    async def engine_facts(self) -> EngineFacts: ...
+
+    def control(self) -> Control:
+        """The control operations.
+
+        Raises:
+            NotManager: with Docker's sentence for a node out of any swarm, or for a worker.
+        """
+        ...
+
+    async def init_swarm(self, request: InitRequest) -> str:
+        """Make a one-manager swarm; returns this node's id."""
+        ...
+
+    async def join_swarm(self, request: JoinRequest) -> None: ...
+    async def leave_swarm(self, *, is_forced: bool) -> None: ...
