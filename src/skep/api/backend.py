@@ -121,7 +121,7 @@ class Control(Protocol):
     ) -> Cluster: ...
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
-        """Log entries of tasks wherever they run, as they come; nodes that do not answer are named in a stderr entry."""
+        """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""
         ...
 
 
