@@ -1,0 +1,31 @@
+# Every target sets up what it needs by itself; see tools/setup.
+PY := .venv/bin/python
+
+.PHONY: demo test check bench setup clean help
+
+help:            ## this list
+	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo:            ## a swarm of three nodes on this machine, shown step by step
+	@tools/setup run
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py
+
+test: check      ## style, types, layers and every test but the long ones
+	$(PY) -m pytest -q -m "not soak"
+
+check:           ## style, types and layers
+	@tools/setup test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench:           ## speed and size, as ratios measured side by side
+	@tools/setup test
+	$(PY) -m tests.bench
+
+setup:           ## install what is missing, then check the kernel
+	@tools/setup test
+
+clean:           ## remove caches and the Python environment
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
