@@ -1,0 +1,62 @@
+"""What a daemon is told on its command line, checked before anything starts.
+
+Pure but for looking at the machine's own files.
+"""
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skep.model.errors import InvalidSpec
+
+ENGINES = ("podman", "process")
+DEFAULT_SOCKET = Path("/run/skep/docker.sock")
+DEFAULT_DATA_DIR = Path("/var/lib/skep")
+DEFAULT_RUN_DIR = Path("/run/skep")
+CONTROL_PORT = 2377
+MAX_DATA_PATH_PORT, MIN_DATA_PATH_PORT = 49151, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """Attributes: socket_group: group that may use the socket; empty leaves it to root."""
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    run_dir: Path = DEFAULT_RUN_DIR
+    socket: Path = DEFAULT_SOCKET
+    socket_group: str = ""
+    engine: str = "podman"
+    cgroup_parent: str = ""
+    image_stores: tuple[Path, ...] = field(default=())
+    log_level: str = "info"
+
+    @property
+    def swarm_dir(self) -> Path:
+        """Everything this node knows as a member of a swarm; gone once it leaves."""
+        return self.data_dir / "swarm"
+
+
+def split_address(text: str, default_port: int) -> tuple[str, int]:
+    """Read `host`, `host:port`, `[v6]:port` or `interface[:port]`.
+
+    Raises:
+        InvalidSpec: The port is no port.
+    """
+    host, port = text, str(default_port)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.lstrip(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InvalidSpec(f'"{text}" has no valid port; write an address like 192.168.1.10:{default_port}')
+    return host, int(port)
+
+
+def is_address(text: str) -> bool:
+    """Whether text is an IP address rather than a name or an interface."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

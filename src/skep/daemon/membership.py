@@ -1,0 +1,80 @@
+"""What a node remembers of being in a swarm, in one small file written whole.
+
+Edge: one file. It is written last when joining and removed first when leaving, so that a crash in between leaves a node
+that is out of the swarm and may try again, never half in.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from skep.model.base import Record
+from skep.model.node import Role
+from skep.model.session import ManagerAddress
+
+
+class MembershipDamaged(Exception):
+    """The file is there but cannot be read; the text says what to do."""
+
+
+class Membership(Record, frozen=True, kw_only=True):
+    """A node's place in its swarm.
+
+    Attributes:
+        control_addr: host:port other nodes reach this manager's control listener at; empty on a worker.
+        listen_addr: host:port that listener is bound to.
+        underlay: Address other nodes send VXLAN to.
+        managers: Where managers were last known to be.
+    """
+
+    cluster_id: str
+    node_id: str
+    role: Role
+    underlay: str
+    control_addr: str = ""
+    listen_addr: str = ""
+    data_path_port: int = 4789
+    managers: list[ManagerAddress] = []
+
+
+def membership_file(swarm_dir: Path) -> Path:
+    return swarm_dir / "membership.json"
+
+
+def load(swarm_dir: Path) -> Membership | None:
+    """What the node remembers; None if it is in no swarm.
+
+    Raises:
+        MembershipDamaged: The file is not what was written.
+    """
+    path = membership_file(swarm_dir)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Membership)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise MembershipDamaged(
+            f"{path} cannot be read ({error}); restore it from a backup, or remove {swarm_dir} and join again"
+        ) from error
+
+
+def save(swarm_dir: Path, membership: Membership) -> None:
+    """Write durably: after this a power cut finds either the old text or the new."""
+    path = membership_file(swarm_dir)
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(membership)))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    directory = os.open(swarm_dir, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def forget(swarm_dir: Path) -> None:
+    """The node is in no swarm from now on."""
+    membership_file(swarm_dir).unlink(missing_ok=True)
