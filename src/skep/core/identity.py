@@ -1,0 +1,109 @@
+"""What certificates say and when they are to be renewed.
+
+Pure: reads PEM and DER, makes no key and signs nothing.
+"""
+
+import base64
+import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
+
+from skep.lib.durations import HOUR
+from skep.model.base import Nanoseconds
+from skep.model.errors import Unauthenticated
+from skep.model.identity import ROLES, Identity
+from skep.model.node import TLSInfo
+
+BACKDATE: Final = HOUR
+"""How long before its issue a certificate's term begins, for the sake of slow clocks."""
+EARLIEST_RENEWAL: Final = 0.5
+LATEST_RENEWAL: Final = 0.8
+
+
+def _nanoseconds(moment: datetime.datetime) -> Nanoseconds:
+    return int(moment.timestamp()) * 1_000_000_000
+
+
+def _only(name: x509.Name, oid: x509.ObjectIdentifier) -> str:
+    found = name.get_attributes_for_oid(oid)
+    return str(found[0].value) if len(found) == 1 else ""
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """Read who a certificate was issued to; whether it is to be trusted was decided before.
+
+    Raises:
+        Unauthenticated: It is no node's certificate.
+    """
+    subject = certificate.subject
+    node_id = _only(subject, NameOID.COMMON_NAME)
+    role = ROLES.get(_only(subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
+    cluster_id = _only(subject, NameOID.ORGANIZATION_NAME)
+    if not node_id or role is None or not cluster_id:
+        raise Unauthenticated("the certificate names no node of a swarm; use one that the swarm issued")
+    return Identity(
+        node_id=node_id,
+        role=role,
+        cluster_id=cluster_id,
+        serial=str(certificate.serial_number),
+        expires_at=_nanoseconds(certificate.not_valid_after_utc),
+    )
+
+
+def identity_of_der(der: bytes) -> Identity:
+    """As `identity_of`, from the bytes a TLS peer presented."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise Unauthenticated("the certificate cannot be read; use one that the swarm issued") from error
+    return identity_of(certificate)
+
+
+def identity_of_pem(pem: str) -> Identity:
+    """As `identity_of`, from PEM."""
+    return identity_of(load_certificate(pem))
+
+
+def load_certificate(pem: str) -> x509.Certificate:
+    """Read a certificate.
+
+    Raises:
+        Unauthenticated: It is none.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as error:
+        raise Unauthenticated("this is not a PEM certificate; send one that begins with BEGIN CERTIFICATE") from error
+
+
+def renewal_at(certificate_pem: str, fraction: float) -> Nanoseconds:
+    """When to renew: between 50 and 80 % of the certificate's life, so that nodes spread themselves.
+
+    Args:
+        fraction: Between 0 and 1, a throw of the dice.
+    Source: swarmkit/ca/renewer.go.
+    """
+    certificate = load_certificate(certificate_pem)
+    begin, end = _nanoseconds(certificate.not_valid_before_utc), _nanoseconds(certificate.not_valid_after_utc)
+    if begin + BACKDATE < end:
+        begin += BACKDATE  # Its real life began then; without this, short certificates would be renewed at once.
+    share = EARLIEST_RENEWAL + fraction * (LATEST_RENEWAL - EARLIEST_RENEWAL)
+    return begin + int((end - begin) * share)
+
+
+def tls_facts(root_pem: str) -> TLSInfo:
+    """What Docker's API says of trust. Source: Docker API 1.51, definition TLSInfo: DER in base64."""
+    root = load_certificate(root_pem)
+    key = root.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return TLSInfo(
+        trust_root=root_pem,
+        cert_issuer_subject=_base64(root.subject.public_bytes()),
+        cert_issuer_public_key=_base64(key),
+    )
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()

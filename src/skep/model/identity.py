@@ -1,0 +1,135 @@
+"""Who a node is: what its certificate says, what it holds to prove it, and the token that lets it in.
+
+Pure. Nothing else says who a node is: no field of a message, no address.
+Source: swarmkit/ca/certificates.go (names in the subject), swarmkit/ca/config.go (token).
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import Final
+
+from skep.lib.ids import base36
+from skep.model.base import Nanoseconds, Record
+from skep.model.errors import InvalidSpec
+from skep.model.node import Role
+
+UNITS: Final[dict[Role, str]] = {Role.WORKER: "swarm-worker", Role.MANAGER: "swarm-manager"}
+"""Organizational unit of a certificate, by role; also a DNS name in it, so that a client can ask for a manager."""
+ROLES: Final[dict[str, Role]] = {unit: role for role, unit in UNITS.items()}
+MANAGER_NAME: Final = UNITS[Role.MANAGER]
+
+DIGEST_LENGTH: Final = 50
+SECRET_BYTES: Final = 16
+SECRET_LENGTH: Final = 25
+TOKEN: Final = re.compile(r"SWMTKN-1-([0-9a-z]{50})-([0-9a-z]{25})")
+REFUSED: Final = "A valid join token is necessary to join this cluster"
+"""The one answer to every wrong token. Source: swarmkit/ca/server.go."""
+
+
+class Identity(Record, frozen=True, kw_only=True):
+    """What a verified certificate says of its holder.
+
+    Attributes:
+        serial: Of the certificate, as text.
+        expires_at: When it ends.
+    """
+
+    node_id: str
+    role: Role
+    cluster_id: str
+    serial: str = ""
+    expires_at: Nanoseconds = 0
+
+
+class Credentials(Record, frozen=True, kw_only=True):
+    """What a node holds to prove its identity, all as PEM. Attributes: root: the only authority it trusts."""
+
+    certificate: str
+    key: str
+    root: str
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"  # A key must not reach a log by way of a traceback.
+
+
+class JoinRequest(Record, frozen=True, kw_only=True):
+    """What a newcomer sends. Attributes: csr: PEM; only its public key and proof of possession are used."""
+
+    token: str
+    csr: str
+
+
+class RenewRequest(Record, frozen=True, kw_only=True):
+    csr: str
+
+
+class Issued(Record, frozen=True, kw_only=True):
+    """A certificate and the root to trust from now on, both PEM."""
+
+    certificate: str
+    root: str
+
+
+class Refusal(Record, frozen=True, kw_only=True):
+    """Why the control port said no. Attributes: removed: the node is no longer of this swarm."""
+
+    reason: str
+    removed: bool = False
+
+
+class JoinToken(Record, frozen=True, kw_only=True):
+    """A join token taken apart. Attributes: digest, secret: base 36, as written."""
+
+    digest: str
+    secret: str
+
+    @classmethod
+    def parse(cls, text: str) -> "JoinToken":
+        """Read a token.
+
+        Raises:
+            InvalidSpec: It is not one, in Docker's words.
+        """
+        match = TOKEN.fullmatch(text.strip())
+        if match is None:
+            raise InvalidSpec("invalid join token")
+        return cls(digest=match[1], secret=match[2])
+
+    def __str__(self) -> str:
+        return f"SWMTKN-1-{self.digest}-{self.secret}"
+
+    def __repr__(self) -> str:
+        return "JoinToken(…)"
+
+    @property
+    def root_sha256(self) -> str:
+        """The digest of the root certificate, in hexadecimal."""
+        return f"{int(self.digest, 36):064x}"
+
+    def check_root(self, root_pem: str) -> None:
+        """Make sure that a root certificate is the one the token was made for.
+
+        Raises:
+            InvalidSpec: It is another; whoever sent it must not be sent the secret.
+        """
+        if not hmac.compare_digest(root_digest(root_pem), self.digest):
+            raise InvalidSpec(f"remote CA does not match fingerprint. Expected: {self.root_sha256}")
+
+
+def root_digest(root_pem: str) -> str:
+    """The digest of a root certificate as a token carries it: SHA-256 of its PEM, 50 characters of base 36."""
+    return base36(int.from_bytes(hashlib.sha256(root_pem.encode()).digest(), "big"), DIGEST_LENGTH)
+
+
+def new_token(root_pem: str, random_bytes: Callable[[int], bytes]) -> JoinToken:
+    """Make a token with a fresh secret of 128 bits."""
+    secret = base36(int.from_bytes(random_bytes(SECRET_BYTES), "big"), SECRET_LENGTH)
+    return JoinToken(digest=root_digest(root_pem), secret=secret)
+
+
+def is_same_token(given: str, kept: str) -> bool:
+    """Compare two tokens in a time that does not depend on where they differ; nothing equals the empty token."""
+    presented = given.strip().encode(errors="surrogatepass")
+    return hmac.compare_digest(presented, kept.encode()) and bool(kept)
