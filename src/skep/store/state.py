@@ -68,12 +68,19 @@ def _service_networks(service: Service) -> set[Hashable]:
     return {attachment.target for attachment in wanted}
 
 
+def _published_ports(service: Service) -> set[Hashable]:
+    wanted = (service.spec.endpoint_spec.ports or []) if service.spec.endpoint_spec else []
+    given = (service.endpoint.ports or []) if service.endpoint else []
+    return {(port.protocol, port.published_port) for port in (*wanted, *given) if port.published_port}
+
+
 NODE_INDEXES: Final[dict[str, IndexFunction[Node]]] = {
     "hostname": lambda node: (node.description.hostname,),
 }
 SERVICE_INDEXES: Final[dict[str, IndexFunction[Service]]] = {
     "name": lambda service: (service.spec.name,),
     "network": _service_networks,
+    "port": _published_ports,
     "secret": lambda service: {
         reference.secret_id
         for spec in [service.spec.task_template.container_spec]
@@ -237,6 +244,12 @@ class State:
                         events.append(Event(kind, id, old, None))
         self.revision = revision
         return Batch(revision, events)
+
+    def load(self, objects: Iterable[Object], revision: int) -> None:
+        """Put objects just as they are, versions included, and stand at `revision`: the way a state begins."""
+        for value in objects:
+            self._put(value)
+        self.revision = revision
 
     def _put(self, value: Object) -> Object | None:
         if isinstance(value, Cluster):

@@ -1,0 +1,98 @@
+"""One space of numbers of which each has at most one holder: the addresses of a network, VNIs, published ports.
+
+Pure. A number that was let go is not chosen again until it has cooled down, and then only when its turn comes round
+(next fit): a packet, a DNS answer or a neighbour entry that still names it must not find somebody else there. Time is
+not known when a release is observed, so a release waits in `freed` for the next decision to date it.
+"""
+
+from collections.abc import Iterable
+
+from skep.lib.durations import SECOND
+from skep.lib.ranges import RangeSet
+from skep.model.base import Nanoseconds
+
+COOL_DOWN = 10 * SECOND
+"""Twice the time to live of our DNS answers, and well above the drain limit."""
+
+
+class Pool:
+    """Who holds which number.
+
+    Args:
+        domain: Inclusive ranges from which numbers are chosen; a number outside can still be held if asked for by name.
+        reserved: Numbers never chosen.
+    """
+
+    def __init__(self, domain: Iterable[tuple[int, int]], reserved: Iterable[int] = ()) -> None:
+        self.domain = sorted(domain)
+        self.holders: dict[int, str] = {}
+        self._taken = RangeSet((number, number) for number in reserved)
+        self._freed: dict[int, None] = {}
+        self._cooling: dict[int, Nanoseconds] = {}  # Ready-again moments, ascending: they are added as time goes on.
+        self._cursor = 0
+
+    def hold(self, number: int, holder: str) -> None:
+        """Record that `holder` has the number; a number that somebody holds stays with them."""
+        if self.holders.setdefault(number, holder) == holder:
+            self._taken.add(number)
+            self._freed.pop(number, None)
+            self._cooling.pop(number, None)
+            if self._cursor <= number and any(first <= number <= last for first, last in self.domain):
+                self._cursor = number + 1
+
+    def release(self, number: int, holder: str) -> None:
+        """Let go of a number that `holder` has; it starts to cool down."""
+        if self.holders.get(number) == holder:
+            del self.holders[number]
+            self._freed[number] = None
+
+    def give_back(self, number: int, holder: str) -> None:
+        """Undo a `hold` of which nobody has heard: the number is free at once."""
+        if self.holders.get(number) == holder:
+            del self.holders[number]
+            self._taken.remove(number)
+            self._cursor = min(self._cursor, number)
+
+    def choose(self, holder: str, now: Nanoseconds) -> int | None:
+        """Give `holder` the next free number; None when all are held or cooling down."""
+        self._settle(now)
+        number = self._first_gap(self._cursor)
+        if number is None:
+            number = self._first_gap(0)
+        if number is not None:
+            self.holders[number] = holder
+            self._taken.add(number)
+            self._cursor = number + 1
+        return number
+
+    def free_count(self, now: Nanoseconds) -> int:
+        """How many numbers `choose` could give out now."""
+        self._settle(now)
+        return self.size - sum(self._taken.count(first, last) for first, last in self.domain)
+
+    @property
+    def size(self) -> int:
+        return sum(last - first + 1 for first, last in self.domain)
+
+    def ready_at(self, now: Nanoseconds) -> Nanoseconds | None:
+        """When the next number has cooled down; None if none is cooling."""
+        self._settle(now)
+        return next(iter(self._cooling.values()), None)
+
+    def _first_gap(self, start: int) -> int | None:
+        for first, last in self.domain:
+            number = self._taken.next_gap(max(start, first))
+            if number <= last:
+                return number
+        return None
+
+    def _settle(self, now: Nanoseconds) -> None:
+        for number in self._freed:
+            self._cooling[number] = now + COOL_DOWN
+        self._freed.clear()
+        while self._cooling:
+            number, moment = next(iter(self._cooling.items()))
+            if moment > now:
+                break
+            del self._cooling[number]
+            self._taken.remove(number)
