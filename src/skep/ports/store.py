@@ -37,6 +37,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or cannot write at present (no quorum, disk full): try again."""
 
 
+class StoreLocked(StoreError):
+    """Another process has the store open."""
+
+
 class StoreDamaged(StoreError):
     """The store's files are not what was written: do not go on. The text says which and what to do."""
 
@@ -57,6 +61,20 @@ class Write:
     id: str
     value: bytes | None
     expected_version: int
+
+
+def check_legal(writes: Sequence[Write]) -> None:
+    """Refuse a transaction that no store takes: a mistake of the program, not of a user.
+
+    Raises:
+        ValueError: It is empty, too long, too large or writes a row twice.
+    """
+    if not 0 < len(writes) <= MAX_OPERATIONS:
+        raise ValueError(f"a transaction has 1 to {MAX_OPERATIONS} writes, not {len(writes)}")
+    if sum(len(write.value or b"") for write in writes) > MAX_BYTES:
+        raise ValueError(f"a transaction has at most {MAX_BYTES} bytes")
+    if len({(write.kind, write.id) for write in writes}) < len(writes):
+        raise ValueError("a transaction writes each row at most once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,7 @@ class Store(Protocol):
             The new revision. When this returns, a power cut does not lose it.
         Raises:
             StaleVersion, LeaseLost, StoreUnavailable: nothing was written.
+            ValueError: `check_legal` refuses it.
         """
         ...
 
