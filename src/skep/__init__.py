@@ -1,1 +1,3 @@
 """Skep: a handful of Linux machines as one swarm."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,94 @@
+"""Which daemon the command line talks to, and how its refusals reach the user.
+
+Edge: sockets, through edge.unix_http.
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote, urlencode
+
+import click
+
+from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
+
+DEFAULT_SOCKETS = ("/run/skep/docker.sock", "/var/run/docker.sock")
+P = ParamSpec("P")
+R = TypeVar("R")
+Json = dict[str, Any]
+
+
+def address(host: str | None) -> str:
+    """`-H` or DOCKER_HOST if given, else the local socket, Skep's own before Docker's."""
+    if host:
+        return host
+    found = next((path for path in DEFAULT_SOCKETS if Path(path).exists()), DEFAULT_SOCKETS[0])
+    return f"unix://{found}"
+
+
+def refusals(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command end with one line on stderr and exit status 1 when the daemon refuses or is not there."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except EngineRefused as error:
+            raise click.ClickException(f"response from daemon: {error.message}") from error
+        except EngineUnreachable as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+class Engine:
+    """The daemon's API in the few shapes the commands need."""
+
+    def __init__(self, host: str | None) -> None:
+        self.http = EngineClient(address(host))
+
+    def get(self, path: str, **query: object) -> Any:
+        return self.http.json("GET", _with_query(path, query))
+
+    def post(self, path: str, body: object = None, **query: object) -> Any:
+        return self.http.json("POST", _with_query(path, query), body)
+
+    def delete(self, path: str, **query: object) -> None:
+        self.http.call("DELETE", _with_query(path, query))
+
+    def list(self, path: str, filters: dict[str, list[str]] | None = None, **query: object) -> list[Json]:
+        """GET a collection with Docker's filters."""
+        if filters:
+            query["filters"] = json.dumps(filters)
+        return list(self.get(path, **query) or [])
+
+    def names(self, kind: str, ids: set[str]) -> dict[str, Json]:
+        """The objects of some ids, in one request for each id as there is no bulk form; missing ones are left out."""
+        found: dict[str, Json] = {}
+        for id in ids:
+            try:
+                found[id] = self.get(f"/{kind}/{quote(id)}")
+            except EngineRefused as error:
+                if error.status != 404:
+                    raise
+        return found
+
+
+def _with_query(path: str, query: dict[str, object]) -> str:
+    sent = {
+        key: ("true" if value is True else str(value)) for key, value in query.items() if value not in (None, False)
+    }
+    return f"{path}?{urlencode(sent)}" if sent else path
+
+
+def parse_filters(pairs: tuple[str, ...]) -> dict[str, list[str]]:
+    """`--filter key=value`, repeatable, as Docker's filter object."""
+    filters: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise click.UsageError(f'"{pair}" is no filter; write key=value')
+        filters.setdefault(key.strip().lower(), []).append(value.strip())
+    return filters

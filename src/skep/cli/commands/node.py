@@ -1,0 +1,145 @@
+"""`skep node`: the machines of a swarm.
+
+Edge: the terminal.
+"""
+
+from urllib.parse import quote
+
+import click
+
+from skep.cli import render
+from skep.cli.client import Engine, Json, parse_filters, refusals
+from skep.cli.commands import tasks
+from skep.cli.options import filter_option, format_option, quiet_option
+
+COLUMNS = {
+    "ID": "ID",
+    "Hostname": "HOSTNAME",
+    "Status": "STATUS",
+    "Availability": "AVAILABILITY",
+    "ManagerStatus": "MANAGER STATUS",
+    "EngineVersion": "ENGINE VERSION",
+}
+
+
+@click.group()
+def node() -> None:
+    """Manage the nodes of a swarm.
+
+    \b
+    skep node ls
+    skep node update --availability drain worker1
+    """
+
+
+@node.command()
+@filter_option
+@format_option
+@quiet_option
+@click.pass_obj
+@refusals
+def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -> None:
+    """List the nodes; `*` marks the one that answers."""
+    engine = Engine(host)
+    found = sorted(engine.list("/nodes", parse_filters(filters)), key=lambda n: n["Description"]["Hostname"])
+    if quiet:
+        click.echo("\n".join(n["ID"] for n in found))
+        return
+    own = engine.get("/info")["Swarm"]["NodeID"]
+    click.echo(render.listing([_row(n, own) for n in found], COLUMNS, template))
+
+
+def _row(found: Json, own: str) -> Json:
+    manager = found.get("ManagerStatus") or {}
+    return {
+        "ID": found["ID"] + (" *" if found["ID"] == own else ""),
+        "Self": found["ID"] == own,
+        "Hostname": found["Description"]["Hostname"],
+        "Status": found["Status"]["State"].capitalize(),
+        "Availability": found["Spec"]["Availability"].capitalize(),
+        "ManagerStatus": "Leader" if manager.get("Leader") else manager.get("Reachability", "").capitalize(),
+        "EngineVersion": found["Description"]["Engine"]["EngineVersion"],
+    }
+
+
+def resolve(engine: Engine, reference: str) -> Json:
+    """A node by id or name; `self` is the one that answers."""
+    if reference == "self":
+        reference = engine.get("/info")["Swarm"]["NodeID"]
+    found: Json = engine.get(f"/nodes/{quote(reference)}")
+    return found
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True)
+@format_option
+@click.pass_obj
+@refusals
+def inspect(host: str | None, nodes: tuple[str, ...], template: str) -> None:
+    """Show everything known of nodes, as JSON or by template."""
+    engine = Engine(host)
+    click.echo(render.inspect([resolve(engine, reference) for reference in nodes], template))
+
+
+@node.command()
+@click.argument("nodes", nargs=-1)
+@filter_option
+@format_option
+@quiet_option
+@click.option("--no-trunc", is_flag=True, help="Whole ids and errors.")
+@click.pass_obj
+@refusals
+def ps(
+    host: str | None, nodes: tuple[str, ...], filters: tuple[str, ...], template: str, quiet: bool, no_trunc: bool
+) -> None:
+    """List the tasks on nodes; on the one that answers if none is named."""
+    engine = Engine(host)
+    chosen = parse_filters(filters)
+    chosen["node"] = [resolve(engine, reference)["ID"] for reference in nodes or ("self",)]
+    click.echo(tasks.listing(engine, chosen, template, is_quiet=quiet, is_whole=no_trunc))
+
+
+@node.command()
+@click.argument("reference", metavar="NODE")
+@click.option("--availability", type=click.Choice(["active", "pause", "drain"]))
+@click.option("--role", type=click.Choice(["worker", "manager"]))
+@click.option("--label-add", multiple=True, help="key=value; may be repeated.")
+@click.option("--label-rm", multiple=True)
+@click.pass_obj
+@refusals
+def update(
+    host: str | None,
+    reference: str,
+    availability: str | None,
+    role: str | None,
+    label_add: tuple[str, ...],
+    label_rm: tuple[str, ...],
+) -> None:
+    """Change a node's availability, role or labels."""
+    engine = Engine(host)
+    found = resolve(engine, reference)
+    spec: Json = found["Spec"]
+    labels: dict[str, str] = dict(spec.get("Labels") or {})
+    for pair in label_add:
+        key, _, value = pair.partition("=")
+        labels[key] = value
+    for key in label_rm:
+        labels.pop(key, None)
+    spec["Labels"] = labels
+    spec["Availability"] = availability or spec["Availability"]
+    spec["Role"] = role or spec["Role"]
+    engine.post(f"/nodes/{quote(found['ID'])}/update", spec, version=found["Version"]["Index"])
+    click.echo(reference)
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Also nodes that are up.")
+@click.pass_obj
+@refusals
+def rm(host: str | None, nodes: tuple[str, ...], force: bool) -> None:
+    """Remove nodes from the swarm; their certificates are refused from then on."""
+    engine = Engine(host)
+    for reference in nodes:
+        engine.delete(f"/nodes/{quote(reference)}", force=force)
+        click.echo(reference)

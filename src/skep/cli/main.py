@@ -1,0 +1,48 @@
+"""The `skep` command: which module serves which word, loaded only when the word is typed.
+
+Edge: the terminal. Start-up time is a feature: this module imports click and nothing of Skep's own.
+"""
+
+import importlib
+from typing import Final
+
+import click
+
+COMMANDS: Final = {
+    "daemon": ("skep.daemon.commands:daemon", "Run the daemon that makes this machine a node."),
+    "events": ("skep.cli.commands.system:events", "Show what happens, as it happens."),
+    "info": ("skep.cli.commands.system:info", "Show this node and its swarm."),
+    "lab": ("skep.lab.commands:lab", "A whole swarm on one machine."),
+    "network": ("skep.cli.commands.network:network", "Manage networks."),
+    "node": ("skep.cli.commands.node:node", "Manage the nodes of a swarm."),
+    "service": ("skep.cli.commands.service:service", "Manage services."),
+    "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),
+    "version": ("skep.cli.commands.system:version", "Show the versions of client and daemon."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and one line each; imports a command's module when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 -- a table of our own; tests load every entry
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-H", "--host", envvar="DOCKER_HOST", help="Daemon to talk to: unix:///path or tcp://host:port.")
+@click.pass_context
+def main(ctx: click.Context, host: str | None) -> None:
+    """A handful of Linux machines as one swarm, in Docker's words."""
+    ctx.obj = host
