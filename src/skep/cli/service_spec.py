@@ -145,15 +145,13 @@ def new_spec(image: str, arguments: tuple[str, ...], options: Options) -> Json:
         },
     }
     mode: Json = {"Replicated": {"Replicas": 1}} if options["mode"] == "replicated" else {"Global": {}}
+    ports = [port for text in options["publish"] for port in parse.parse_ports(text)]
     spec: Json = {
         "Name": options["name"] or "",
         "Labels": parse_labels(options["label"]),
         "TaskTemplate": task,
         "Mode": mode,
-        "EndpointSpec": {
-            "Mode": "vip",
-            "Ports": [port for text in options["publish"] for port in parse.parse_ports(text)],
-        },
+        "EndpointSpec": {"Mode": "vip", "Ports": ports},
     }
     apply_shared(spec, options)
     return spec
