@@ -79,6 +79,19 @@ class Authority(Record, frozen=True, kw_only=True):
     sealed_key: Sealed
 
 
+class Brake(Record, frozen=True, kw_only=True):
+    """Too many nodes fell silent at once: nothing is rescheduled until they return or an operator says so.
+
+    Attributes:
+        nodes: Which ones are held, sorted; they stay as they were, out of balancing.
+        is_released: An operator said to go on without them.
+    """
+
+    since: Nanoseconds
+    nodes: list[str] = []
+    is_released: bool = False
+
+
 class Cluster(Object, frozen=True, kw_only=True):
     """The one cluster object.
 
@@ -86,6 +99,7 @@ class Cluster(Object, frozen=True, kw_only=True):
         default_address_pools: CIDRs from which overlay subnets are cut; subnet_size: their prefix length.
         data_path_port: VXLAN's UDP port.
         removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
+        brake: Set while the loss of many nodes at once is held; see `Brake`.
     """
 
     spec: SwarmSpec = SwarmSpec()
@@ -95,3 +109,4 @@ class Cluster(Object, frozen=True, kw_only=True):
     subnet_size: int = 24
     data_path_port: int = 4789
     removed_nodes: dict[str, Nanoseconds] = {}
+    brake: Brake | None = None

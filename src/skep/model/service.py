@@ -381,8 +381,26 @@ class UpdateStatus(Record, frozen=True, kw_only=True):
 
 
 class JobStatus(Record, frozen=True, kw_only=True):
+    """How often a job was started. Attributes: spec_version: the service's that the iteration belongs to."""
+
     iteration: int = 0
     last_execution: Nanoseconds = 0
+    spec_version: int = 0
+
+
+class Rollout(Record, frozen=True, kw_only=True):
+    """The bookkeeping of a rolling update.
+
+    Attributes:
+        version: The `spec_version` it brings.
+        n_slots: How many slots had to change when it began; failures are counted against it.
+        failed: Slots (numbers as text, or node ids) whose new task failed, and when.
+    """
+
+    version: int
+    started_at: Nanoseconds
+    n_slots: int = 0
+    failed: dict[str, Nanoseconds] = {}
 
 
 class Service(Object, frozen=True, kw_only=True):
@@ -392,6 +410,7 @@ class Service(Object, frozen=True, kw_only=True):
         spec_version: Grows with every write of `spec`; tasks carry the one they were made from.
         reasons: Why it cannot be allocated or placed as a whole; shown to users.
         removing: Its tasks are being stopped; the object goes with the last of them.
+        rollout: The newest rolling update, also after its end; only the orchestrator writes it.
     """
 
     spec: ServiceSpec
@@ -403,3 +422,4 @@ class Service(Object, frozen=True, kw_only=True):
     job_status: JobStatus | None = None
     reasons: list[str] = []
     removing: bool = False
+    rollout: Rollout | None = None

@@ -36,6 +36,22 @@ class TaskStatus(Record, frozen=True, kw_only=True):
     is_accepting: bool = False
 
 
+class RestartRecord(Record, frozen=True, kw_only=True):
+    """What the slot's earlier tasks went through; kept on each task so that a new leader knows it.
+
+    Attributes:
+        attempts: Restarts in this slot of this spec version.
+        moments: When the latest of them happened, oldest first; kept only for a policy with a window.
+        streak: Failures in a row, each soon after its start; the delay doubles with each.
+        refused: Why this task gets no successor; empty while it may get one.
+    """
+
+    attempts: int = 0
+    moments: list[Nanoseconds] = []
+    streak: int = 0
+    refused: str = ""
+
+
 class Task(Object, frozen=True, kw_only=True):
     """A task as stored.
 
@@ -45,6 +61,11 @@ class Task(Object, frozen=True, kw_only=True):
         not_before: It may not be raised to RUNNING before this moment (restart delay); 0 for at once.
         spec_version: The service's `spec_version` it was made from.
         endpoint: The service's endpoint at that time.
+        ordinal: Which run of its slot it is, counting up.
+        started_at, ended_at: When the manager saw it RUNNING and ended; 0 if it did not.
+        rollout: The spec version of the rolling update that made it; 0 if none did.
+        move: Why it is to be moved elsewhere, such as a rebalance; empty to stay.
+        look_at: When the orchestrator looks at it again even if nothing changes; 0 for never.
     """
 
     spec: TaskSpec
@@ -61,6 +82,13 @@ class Task(Object, frozen=True, kw_only=True):
     attachments: list[Attachment] = []
     generic_resources: list[GenericResource] = []
     job_iteration: int | None = None
+    ordinal: int = 0
+    started_at: Nanoseconds = 0
+    ended_at: Nanoseconds = 0
+    restart: RestartRecord = RestartRecord()
+    rollout: int = 0
+    move: str = ""
+    look_at: Nanoseconds = 0
 
     @property
     def name(self) -> str:

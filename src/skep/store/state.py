@@ -63,6 +63,21 @@ def _unplaced(task: Task) -> Iterator[Hashable]:
         yield True
 
 
+def _timed(task: Task) -> Iterator[Hashable]:
+    if task.look_at and task.status.state < TaskState.RUNNING and task.desired_state <= TaskState.COMPLETE:
+        yield True
+
+
+def _updating(service: Service) -> Iterator[Hashable]:
+    if service.update_status and service.update_status.state in ("updating", "rollback_started"):
+        yield True
+
+
+def _per_node(service: Service) -> Iterator[Hashable]:
+    if service.spec.mode.global_ is not None or service.spec.mode.global_job is not None:
+        yield True
+
+
 def _service_networks(service: Service) -> set[Hashable]:
     wanted = list(service.spec.task_template.networks or []) + list(service.spec.networks or [])
     return {attachment.target for attachment in wanted}
@@ -100,6 +115,7 @@ TASK_INDEXES: Final[dict[str, IndexFunction[Task]]] = {
     "slot": lambda task: ((task.service_id, task.slot or task.node_id),),
     "network": lambda task: {attachment.network_id for attachment in task.attachments},
     "unplaced": _unplaced,
+    "timed": _timed,
 }
 NETWORK_INDEXES: Final[dict[str, IndexFunction[Network]]] = {"name": lambda network: (network.spec.name,)}
 SECRET_INDEXES: Final[dict[str, IndexFunction[Secret]]] = {"name": lambda secret: (secret.spec.name,)}
@@ -250,6 +266,20 @@ class State:
         for value in objects:
             self._put(value)
         self.revision = revision
+
+    def find(self, kind: str, id: str) -> Object | None:
+        """The object of a kind and id, the cluster included."""
+        if kind == "cluster":
+            return self.cluster if self.cluster is not None and self.cluster.id == id else None
+        return self.table(kind).get(id)
+
+    def objects(self) -> Iterator[tuple[str, Object]]:
+        """Every object with its kind."""
+        if self.cluster is not None:
+            yield "cluster", self.cluster
+        for kind in KIND_OF.values():
+            if kind != "cluster":
+                yield from ((kind, value) for value in self.table(kind).values())
 
     def _put(self, value: Object) -> Object | None:
         if isinstance(value, Cluster):
