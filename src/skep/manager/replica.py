@@ -1,0 +1,248 @@
+"""This manager's copy of the whole state, and the one way to change it.
+
+Edge: asyncio; the store port. Whoever wrote, changes come back through the store's watch and are applied here in the
+order of their revisions: another manager's, or those of a process of the simulation, look no different from our own.
+Reads never wait. If the watch breaks, it resumes where it stopped, or, where the store no longer has that
+revision, everything is loaded again and told as one batch of what differs.
+"""
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from skep.model import codec
+from skep.model.base import Object
+from skep.model.errors import NoQuorum, OutOfDate, Unavailable
+from skep.ports.clock import Clock
+from skep.ports.store import (
+    MAX_BYTES,
+    MAX_OPERATIONS,
+    Compacted,
+    Row,
+    RowBatch,
+    StaleVersion,
+    Store,
+    StoreDamaged,
+    StoreUnavailable,
+    Write,
+)
+from skep.store.changes import Batch, Change, Delete, Event, Put
+from skep.store.state import State
+
+MAX_PENDING: Final = 4_096
+"""Batches a slow subscriber may be behind before it is told to start over."""
+RETRY: Final = 250_000_000
+OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequence"
+
+log = structlog.get_logger(__name__)
+
+
+class Subscription(AsyncIterator[Batch]):
+    """Batches committed since it was made. Raises `Compacted` once its reader is too far behind."""
+
+    def __init__(self) -> None:
+        self._batches: deque[Batch] = deque()
+        self._has_more = asyncio.Event()
+        self._is_overrun = False
+
+    def offer(self, batch: Batch) -> None:
+        if len(self._batches) >= MAX_PENDING:
+            self._batches.clear()
+            self._is_overrun = True
+        if not self._is_overrun:
+            self._batches.append(batch)
+        self._has_more.set()
+
+    async def __anext__(self) -> Batch:
+        while not self._batches:
+            if self._is_overrun:
+                raise Compacted("the reader is too slow: list again and watch from there")
+            self._has_more.clear()
+            await self._has_more.wait()
+        return self._batches.popleft()
+
+
+@dataclass(slots=True, eq=False)
+class _Commit:
+    """One of our own transactions: keeps what is applied until it is known which revision was its own."""
+
+    applied: dict[int, Batch] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def batch(self, revision: int) -> Batch:
+        while revision not in self.applied:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.applied[revision]
+
+
+class Replica:
+    """The state in memory, fed by the store.
+
+    Attributes:
+        view: The state as of the last applied revision.
+        observers: Called with each batch right after it is applied, in order, before anyone else hears of it; they
+            must not wait, and must not fail.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.view = State()
+        self.observers: list[Callable[[Batch], None]] = []
+        self._store = store
+        self._clock = clock
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._commits: set[_Commit] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Load everything and begin to follow.
+
+        Raises:
+            StoreUnavailable, StoreDamaged.
+        """
+        revision, rows = await self._store.load()
+        try:
+            self.view.load([_read(row) for row in rows], revision)
+        except codec.CorruptObject as error:
+            raise StoreDamaged(
+                f"{error}; restore the store from a backup, or run the newer Skep that wrote it"
+            ) from error
+        self._following = asyncio.create_task(self._follow(), name="replica")
+
+    async def wait_ended(self) -> None:
+        """Wait until it follows no more: returns after `close`, raises what it failed of; then the daemon must end."""
+        if self._following is not None:
+            await asyncio.wait([self._following])
+            if not self._following.cancelled():
+                self._following.result()
+
+    async def close(self) -> None:
+        """Stop following; the store stays open."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    async def commit(self, changes: Sequence[Change], *, lease: str = "") -> Batch:
+        """Write changes, in several transactions if they are too many for one.
+
+        Args:
+            changes: In an order in which every prefix is a legal state; no object twice.
+            lease: See `Store.commit`.
+        Returns:
+            What changed, as applied to the view by now; of several transactions the events of all.
+        Raises:
+            OutOfDate: An object is not at the version it was read at. Of several transactions earlier ones stay.
+            NoQuorum, Unavailable: The store cannot write at present.
+            LeaseLost: This manager is no longer the leader.
+        """
+        now = self._clock.now()
+        revision = self.view.revision
+        events: list[Event] = []
+        for writes in _transactions([_write(change, now) for change in changes]):
+            batch = await self._commit(writes, lease)
+            revision = batch.revision
+            events.extend(batch.events)
+        return Batch(revision, events)
+
+    def watch(self) -> Subscription:
+        """Follow every batch applied from this call on; see `Subscription`."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def _commit(self, writes: Sequence[Write], lease: str) -> Batch:
+        commit = _Commit()
+        self._commits.add(commit)
+        try:
+            return await commit.batch(await self._store.commit(writes, lease=lease))
+        except StaleVersion as error:
+            raise OutOfDate(OUT_OF_SEQUENCE) from error
+        except StoreUnavailable as error:
+            raise NoQuorum(f"The swarm cannot store changes at present: {error}") from error
+        except StoreDamaged as error:
+            raise Unavailable(f"The swarm cannot store changes: {error}") from error
+        finally:
+            self._commits.discard(commit)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for batch in self._store.watch(self.view.revision):
+                    self._take(self.view.apply(_changes(batch), batch.revision))
+            except Compacted:
+                await self._reload()
+            except StoreUnavailable as error:
+                log.warning("the store is away, trying again", reason=str(error))
+                await self._clock.sleep(RETRY)
+
+    async def _reload(self) -> None:
+        """Catch up by comparing, where the revisions in between are gone."""
+        try:
+            revision, rows = await self._store.load()
+        except StoreUnavailable:
+            await self._clock.sleep(RETRY)
+            return
+        self._take(_catch_up(self.view, revision, rows))
+
+    def _take(self, batch: Batch) -> None:
+        for observer in self.observers:
+            observer(batch)
+        for subscription in self._subscriptions:
+            subscription.offer(batch)
+        for commit in self._commits:
+            commit.applied[batch.revision] = batch
+            commit.changed.set()
+
+
+def _write(change: Change, now: int) -> Write:
+    match change:
+        case Put(value):
+            stamped = msgspec.structs.replace(value, version=0, created_at=value.created_at or now, updated_at=now)
+            return Write(change.kind, value.id, codec.encode(stamped), value.version)
+        case Delete(kind, id, version):
+            return Write(kind, id, None, version)
+
+
+def _transactions(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
+    """Cut writes into pieces a store takes, in order."""
+    start = size = 0
+    for n, write in enumerate(writes):
+        length = len(write.value or b"")
+        if n > start and (n - start == MAX_OPERATIONS or size + length > MAX_BYTES):
+            yield writes[start:n]
+            start, size = n, 0
+        size += length
+    if start < len(writes):
+        yield writes[start:]
+
+
+def _read(row: Row) -> Object:
+    return codec.decode(row.kind, row.value, row.version)
+
+
+def _changes(batch: RowBatch) -> Iterator[Change]:
+    for event in batch.events:
+        if event.value is None:
+            yield Delete(event.kind, event.id, 0)
+        else:
+            yield Put(codec.decode(event.kind, event.value, batch.revision))
+
+
+def _catch_up(state: State, revision: int, rows: Sequence[Row]) -> Batch:
+    """Bring a state to what was loaded; returns the difference as one batch."""
+    present = {(row.kind, row.id) for row in rows}
+    gone = [(kind, old) for kind, old in state.objects() if (kind, old.id) not in present]
+    events = list(state.apply([Delete(kind, old.id, old.version) for kind, old in gone], revision).events)
+    for row in rows:
+        old = state.find(row.kind, row.id)
+        if old is None or old.version != row.version:
+            new = _read(row)
+            events.append(Event(row.kind, row.id, old, new))
+            state.load([new], revision)
+    return Batch(revision, events)
