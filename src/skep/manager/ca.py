@@ -6,6 +6,7 @@ Source: swarmkit/ca/certificates.go.
 """
 
 import datetime
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from skep.core import identity as certificates
 from skep.lib.durations import DAY
+from skep.lib.ids import ID_LENGTH, base36
 from skep.manager.seal import Seal
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Authority
@@ -151,6 +153,20 @@ class CertificateAuthority:
     def tls_facts(self) -> TLSInfo:
         """What the API says of the swarm's trust."""
         return certificates.tls_facts(self.root_pem)
+
+
+def node_id_of(csr_pem: str) -> str:
+    """The id of the node that holds a request's key.
+
+    It follows from the key, so that a newcomer who asks again, because the first answer was lost, is the same node.
+
+    Raises:
+        InvalidSpec: The request is no sound CSR for an elliptic-curve key.
+    """
+    spki = _requested_key(csr_pem).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return base36(int.from_bytes(hashlib.sha256(spki).digest(), "big") % 36**ID_LENGTH, ID_LENGTH)
 
 
 def _subject(holder: Identity) -> x509.Name:

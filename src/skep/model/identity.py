@@ -13,7 +13,7 @@ from typing import Final
 from skep.lib.ids import base36
 from skep.model.base import Nanoseconds, Record
 from skep.model.errors import InvalidSpec
-from skep.model.node import Role
+from skep.model.node import Availability, Role
 
 UNITS: Final[dict[Role, str]] = {Role.WORKER: "swarm-worker", Role.MANAGER: "swarm-manager"}
 """Organizational unit of a certificate, by role; also a DNS name in it, so that a client can ask for a manager."""
@@ -59,10 +59,19 @@ class JoinRequest(Record, frozen=True, kw_only=True):
 
     token: str
     csr: str
+    availability: Availability = Availability.ACTIVE
 
 
 class RenewRequest(Record, frozen=True, kw_only=True):
     csr: str
+
+
+class Newcomer(Record, frozen=True, kw_only=True):
+    """A node that was let in. Attributes: address: where it asked from."""
+
+    identity: Identity
+    availability: Availability = Availability.ACTIVE
+    address: str = ""
 
 
 class Issued(Record, frozen=True, kw_only=True):
