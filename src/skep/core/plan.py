@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from skep.model.base import Nanoseconds
 from skep.model.task import Task
 from skep.store.changes import Batch, Change, Put
+from skep.store.state import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,25 @@ class Dirty:
     nodes: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
     is_cluster: bool = False
+
+    @classmethod
+    def everything(cls, view: View) -> "Dirty":
+        """All there is: for the first decision of a new leader."""
+        return cls(
+            services={service.id for service in view.services.values()},
+            tasks={task.id for task in view.tasks.values()},
+            nodes={node.id for node in view.nodes.values()},
+            networks={network.id for network in view.networks.values()},
+            is_cluster=True,
+        )
+
+    def merge(self, other: "Dirty") -> None:
+        """Mark what another has marked too."""
+        self.services |= other.services
+        self.tasks |= other.tasks
+        self.nodes |= other.nodes
+        self.networks |= other.networks
+        self.is_cluster = self.is_cluster or other.is_cluster
 
     def note(self, batch: Batch) -> None:
         """Mark everything a committed batch touched."""
