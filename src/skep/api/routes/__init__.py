@@ -1,1 +1,16 @@
-"""One module per group of Engine API routes."""
+"""Every route of the API, in the order in which they are tried."""
+
+from skep.api.call import Route
+from skep.api.routes import engine, events, files, networks, nodes, services, swarm, system, tasks
+
+ALL: tuple[Route, ...] = (
+    *system.ROUTES,
+    *events.ROUTES,
+    *swarm.ROUTES,
+    *nodes.ROUTES,
+    *services.ROUTES,
+    *tasks.ROUTES,
+    *networks.ROUTES,
+    *files.ROUTES,
+    *engine.ROUTES,
+)

@@ -1,0 +1,46 @@
+"""Who is calling, and who may call a route.
+
+Pure. A caller is known by how it reached us: through the socket file, whose permissions did the asking, or by a
+client certificate. Every route names the callers it serves; a route that names none stops the daemon from starting.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from skep.model.errors import Forbidden
+
+
+class CallerKind(enum.Enum):
+    LOCAL = "a local user"
+    OPERATOR = "an operator"
+    MANAGER = "a manager"
+    WORKER = "a worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Attributes: name: of the certificate; empty for a local user."""
+
+    kind: CallerKind
+    name: str = ""
+
+
+LOCAL = Caller(CallerKind.LOCAL)
+
+Access = frozenset[CallerKind]
+EVERYONE: Access = frozenset(CallerKind)
+"""Tells nothing about the swarm: is the daemon there, which versions does it speak."""
+SWARM: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MANAGER})
+"""Reads or changes the swarm; other managers may pass on what they were asked."""
+ENGINE: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR})
+"""Commands this machine's engine, which is as good as root on it."""
+
+
+def check(caller: Caller, access: Access) -> None:
+    """Let the caller pass, or not.
+
+    Raises:
+        Forbidden: The route is not for such callers.
+    """
+    if caller.kind not in access:
+        raise Forbidden(f"{caller.kind.value} may not do this; use the node's own socket or an operator's certificate")

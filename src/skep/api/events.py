@@ -1,0 +1,229 @@
+"""What happens in the swarm, told in Docker's words to everyone who listens.
+
+Edge: one task follows the control state and feeds every listener's queue; an event is spelled once, however many
+listen. The last 256 are kept for `--since`. A listener that does not keep up is cut off rather than waited for.
+Source: moby's daemon/events.go (logNodeEvent, logServiceEvent, …) and daemon/events/events.go.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from skep.api import wire
+from skep.api.backend import Control, LocalNode
+from skep.api.filters import Filters
+from skep.lib.durations import MILLISECOND, SECOND
+from skep.model.base import Labels, Nanoseconds, Object
+from skep.model.errors import SkepError
+from skep.model.network import Network
+from skep.model.node import Node
+from skep.model.secret import Config, Secret
+from skep.model.service import Service
+from skep.ports.clock import Clock
+from skep.store import changes
+
+log = structlog.get_logger()
+
+KEPT: Final = 256
+QUEUE: Final = 2048
+_LOOK_AGAIN: Final = 250 * MILLISECOND
+"""How often to see whether this node has become a manager, or stopped being one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Docker's event. Attributes: line: it as JSON, one line."""
+
+    type: str
+    action: str
+    actor_id: str
+    attributes: Labels
+    time: Nanoseconds
+    scope: str = "swarm"
+    line: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        document = {
+            "Type": self.type,
+            "Action": self.action,
+            "Actor": {"ID": self.actor_id, "Attributes": self.attributes},
+            "scope": self.scope,
+            "time": self.time // SECOND,
+            "timeNano": self.time,
+        }
+        object.__setattr__(self, "line", wire.encode(document) + b"\n")
+
+
+def is_wanted(event: Happening, wanted: Filters) -> bool:
+    """Whether a listener's filters let the event pass."""
+    action = event.action.partition(":")[0]
+    return (
+        wanted.is_exact("type", event.type)
+        and wanted.is_exact("scope", event.scope)
+        and (wanted.is_exact("event", event.action) or wanted.is_exact("event", action))
+        and wanted.has_labels("label", event.attributes)
+        and all(_is_actor(event, key, wanted) for key in ACTORS if key in wanted)
+    )
+
+
+ACTORS: Final = ("container", "image", "volume", "network", "node", "service", "secret", "config", "plugin", "daemon")
+
+
+def _is_actor(event: Happening, key: str, wanted: Filters) -> bool:
+    name = event.attributes.get("name", "")
+    if key == "image" and event.type == "container":
+        name = event.attributes.get("image", "")
+    elif key != event.type:
+        return False
+    return any(text == name or event.actor_id.startswith(text) for text in wanted.values(key))
+
+
+# --- what a committed change is called -------------------------------------------
+
+
+def happenings(batch: changes.Batch, now: Nanoseconds) -> Iterator[Happening]:
+    """What to tell of a committed batch."""
+    for event in batch.events:
+        subject = event.new or event.old
+        if subject is None or event.kind not in {"node", "service", "network", "secret", "config"}:
+            continue
+        action = "create" if event.old is None else "remove" if event.new is None else "update"
+        attributes = _attributes(event.old if action == "update" else None, subject)
+        moment = now if action == "remove" else subject.updated_at or subject.created_at or now
+        yield Happening(event.kind, action, event.id, attributes, moment)
+
+
+def _attributes(old: Object | None, new: Object) -> Labels:
+    match new:
+        case Service():
+            return {"name": new.spec.name, **(_service_changes(old, new) if isinstance(old, Service) else {})}
+        case Node():
+            name = new.spec.name or new.description.hostname
+            return {"name": name, **(_node_changes(old, new) if isinstance(old, Node) else {})}
+        case Network() | Secret() | Config():
+            return {"name": new.spec.name}
+        case _:
+            return {}
+
+
+def _service_changes(old: Service, new: Service) -> Labels:
+    return {
+        **_change("image", _image(old), _image(new)),
+        **_change("replicas", _replicas(old), _replicas(new)),
+        **_change(
+            "updatestate",
+            old.update_status.state if old.update_status else "",
+            new.update_status.state if new.update_status else "",
+        ),
+    }
+
+
+def _node_changes(old: Node, new: Node) -> Labels:
+    found = {
+        **_change("availability", old.spec.availability.value, new.spec.availability.value),
+        **_change("role", old.spec.role.value, new.spec.role.value),
+        **_change("state", old.status.state.value, new.status.state.value),
+    }
+    if old.manager_status and new.manager_status:
+        before, after = old.manager_status, new.manager_status
+        found |= _change("leader", str(before.leader).lower(), str(after.leader).lower())
+        found |= _change("reachability", before.reachability, after.reachability)
+    return found
+
+
+def _change(name: str, old: str, new: str) -> Labels:
+    if old == new:
+        return {}
+    return {f"{name}.new": new, **({f"{name}.old": old} if old else {})}
+
+
+def _image(service: Service) -> str:
+    container = service.spec.task_template.container_spec
+    return container.image if container else ""
+
+
+def _replicas(service: Service) -> str:
+    replicated = service.spec.mode.replicated
+    return str(replicated.replicas) if replicated and replicated.replicas is not None else ""
+
+
+# --- listeners -----------------------------------------------------------------------
+
+
+class Listener:
+    """One listener's queue."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Happening] = asyncio.Queue(QUEUE)
+        self.is_overrun = False
+
+    def offer(self, event: Happening) -> None:
+        try:
+            self.queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.is_overrun = True
+
+
+class EventHub:
+    """Follows the swarm's state while this node is a manager, and tells its listeners."""
+
+    def __init__(self, node: LocalNode, clock: Clock) -> None:
+        self._node = node
+        self._clock = clock
+        self._kept: deque[Happening] = deque(maxlen=KEPT)
+        self._listeners: set[Listener] = set()
+
+    def listen(self) -> Listener:
+        """Get everything that happens from now on. Pair with `forget`."""
+        listener = Listener()
+        self._listeners.add(listener)
+        return listener
+
+    def forget(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    def since(self, moment: Nanoseconds) -> tuple[Happening, ...]:
+        """What is still known of the time from `moment` on, oldest first."""
+        return tuple(event for event in self._kept if event.time >= moment)
+
+    def tell(self, event: Happening) -> None:
+        self._kept.append(event)
+        for listener in tuple(self._listeners):
+            listener.offer(event)
+            if listener.is_overrun:
+                self.forget(listener)
+
+    async def run(self) -> None:
+        """Follow the state until cancelled, through joining, leaving and losing the swarm."""
+        while True:
+            control = self._current()
+            follow = asyncio.create_task(self._follow(control)) if control else None
+            await self._clock.sleep(_LOOK_AGAIN)
+            try:
+                while follow and not follow.done() and self._current() is control:
+                    await self._clock.sleep(_LOOK_AGAIN)
+            finally:
+                await self._end(follow)
+
+    async def _end(self, follow: asyncio.Task[None] | None) -> None:
+        if follow is None:
+            return
+        follow.cancel()
+        await asyncio.wait([follow])
+        if not follow.cancelled() and (error := follow.exception()) is not None:
+            log.warning("events are followed anew", reason=str(error))
+
+    def _current(self) -> Control | None:
+        try:
+            return self._node.control()
+        except SkepError:
+            return None
+
+    async def _follow(self, control: Control) -> None:
+        async for batch in control.watch():
+            for event in happenings(batch, self._clock.now()):
+                self.tell(event)

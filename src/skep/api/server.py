@@ -1,0 +1,199 @@
+"""The HTTP server: listens, finds each request's route, and answers refusals as Docker does.
+
+Edge: sockets through asyncio and aiohttp. Every answer carries the headers clients negotiate by. This is also the
+supervisor of the handlers: what goes wrong in one is logged and answered, and concerns no other.
+"""
+
+import asyncio
+import errno
+import shutil
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+
+import skep
+from skep.api import authorize, errors, routes, versions, wire
+from skep.api.backend import LocalNode
+from skep.api.call import Backend, Call, RouteTable
+from skep.api.connection import Connection
+from skep.api.events import EventHub
+from skep.api.passthrough import Engine
+from skep.model.errors import Forbidden, NotFound
+from skep.ports.clock import Clock
+
+log = structlog.get_logger()
+
+SOCKET_MODE: Final = 0o660
+_SHUTDOWN_S: Final = 3.0
+
+
+class SocketTaken(Exception):
+    """The socket's path is in use or holds something else; the sentence says which and what to do."""
+
+
+class ApiServer:
+    """Serves Docker's Engine API for one node, on any number of sockets."""
+
+    def __init__(self, node: LocalNode, clock: Clock) -> None:
+        """Build the route table.
+
+        Raises:
+            UnguardedRoute: A route does not say who may call it.
+        """
+        self._backend = Backend(node, clock, Engine(node), EventHub(node, clock))
+        self._table = RouteTable(routes.ALL)
+        self._connections: set[Connection] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._paths: list[Path] = []
+        self._events: asyncio.Task[None] | None = None
+        self._http: web.Server | None = None
+
+    async def start_unix(self, path: Path, group: str | None = None) -> None:
+        """Listen on a unix socket that root and one group may use.
+
+        Args:
+            path: Its directory must exist. A socket no one listens on any more is replaced.
+            group: Name of a system group; None leaves the socket to root.
+        Raises:
+            SocketTaken: Someone listens there, or it is no socket.
+            LookupError: There is no such group.
+        """
+        await _clear(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        staged = path.with_name(f".{path.name}.new")
+        staged.unlink(missing_ok=True)
+        try:
+            # Under another name until owner and mode are right: no moment in which anyone may connect.
+            listener.bind(str(staged))
+            staged.chmod(SOCKET_MODE)
+            if group is not None:
+                shutil.chown(staged, group=group)
+            listener.listen(256)
+            staged.rename(path)
+        except BaseException:
+            listener.close()
+            staged.unlink(missing_ok=True)
+            raise
+        self._paths.append(path)
+        http, loop = self._ready(), asyncio.get_running_loop()
+        self._listeners.append(
+            await loop.create_unix_server(lambda: Connection(http, loop, authorize.LOCAL, self), sock=listener)
+        )
+
+    async def close(self) -> None:
+        """Stop listening, let requests end for a moment, cut the rest, remove the socket files."""
+        for listener in self._listeners:
+            listener.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+        self._paths.clear()
+        if self._events is not None:
+            self._events.cancel()
+            await asyncio.wait([self._events])
+            self._events = None
+        if self._http is not None:
+            self._http.pre_shutdown()
+            await self._http.shutdown(_SHUTDOWN_S)
+            self._http = None
+        for listener in self._listeners:
+            await listener.wait_closed()
+        self._listeners.clear()
+        await self._backend.engine.close()
+
+    # --- connections -----------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def _ready(self) -> web.Server:
+        if self._http is None:
+            self._http = web.Server(self._handle, handler_cancellation=True)
+        if self._events is None:
+            self._events = asyncio.create_task(self._backend.events.run())
+        return self._http
+
+    # --- requests ---------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast("Connection", request.protocol)  # Our own factory made it.
+        connection.head_came()
+        headers = self._headers()
+        try:
+            response = await self._answer(request, connection, headers)
+        except errors.Refusal as error:
+            response = _refusal(request, *errors.status_of(error))
+        except ConnectionError:
+            raise  # The client has gone; aiohttp closes.
+        except Exception:
+            log.exception("request failed", method=request.method, path=request.path)
+            response = _refusal(request, 500, "the daemon made a mistake with this request; its log says more")
+        if not response.prepared:
+            response.headers.update(headers)
+        return response
+
+    async def _answer(
+        self, request: web.BaseRequest, connection: Connection, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        if "Origin" in request.headers:
+            raise Forbidden("requests made by web pages are not answered here")
+        version, path = versions.split_path(request.path)
+        found = self._table.find(request.method, path)
+        if found is None:
+            raise NotFound("page not found")
+        route, params = found
+        authorize.check(connection.caller, route.access)
+        call = Call(self._backend, request, connection, path, params, version, route, headers)
+        if route.changes:
+            return await asyncio.shield(route.handler(call))
+        return await route.handler(call)
+
+    def _headers(self) -> dict[str, str]:
+        """What every answer says of this daemon. Source: moby's version middleware and the ping route."""
+        local = self._backend.node.local_state
+        active = "active/manager" if local.has_control else "active/worker"
+        return {
+            "Server": f"Docker/{skep.__version__} (linux)",
+            "Api-Version": versions.spell(versions.CURRENT),
+            "Ostype": "linux",
+            "Docker-Experimental": "false",
+            "Swarm": active if local.state == "active" else local.state,
+        }
+
+
+def _refusal(request: web.BaseRequest, status: int, message: str) -> web.Response:
+    if request.protocol.transport is not None and request.writer.output_size:
+        raise ConnectionResetError("the answer had begun when it failed")  # Only cutting it off tells the client.
+    return web.Response(status=status, body=wire.encode({"message": message}), content_type="application/json")
+
+
+async def _clear(path: Path) -> None:
+    """Make way for a socket.
+
+    Raises:
+        SocketTaken: With a sentence.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketTaken(f"{path} exists and is not a socket; remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            await asyncio.get_running_loop().sock_connect(probe, str(path))
+        except OSError as error:
+            if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
+                raise SocketTaken(
+                    f"{path} cannot be probed ({error.strerror}); remove it if nothing uses it"
+                ) from error
+        else:
+            raise SocketTaken(f"another daemon listens on {path}; stop it or choose another path")
+    path.unlink(missing_ok=True)
