@@ -1,0 +1,148 @@
+"""The files and arguments a private podman is run with.
+
+Pure: a function from settings and machine to text. Everything podman would otherwise take from /etc or share with
+another podman of this host is stated here, because several nodes may live on one machine: roots, locks, events,
+network definitions and the OCI runtime's own state.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skep.edge.machine import Machine
+
+# Docker's own set; distributions of podman differ from it and from one another.
+CAPABILITIES = (
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+)
+# As Docker sets them in every namespace it makes.
+SYSCTLS = ("net.ipv4.ping_group_range=0 2147483647", "net.ipv4.ip_unprivileged_port_start=0")
+RUN_ROOT_LIMIT = 50
+ALIASES = Path("/run/skep-engines")  # Links to run directories whose own names are too long.
+EXEC_LEFTOVER_S = 2  # How long conmon stays after `docker exec` ended; podman's own default is 300.
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where a private engine lives.
+
+    Attributes:
+        root: Images, containers and volumes; must survive a reboot.
+        run_dir: Sockets, locks and process state; must not survive a reboot. Short, for the socket's sake.
+        cgroup_parent: Such as `/skep-x/node1`; empty leaves it to the engine.
+        image_stores: Read-only image stores shared with others.
+    """
+
+    root: Path
+    run_dir: Path
+    cgroup_parent: str = ""
+    image_stores: Sequence[Path] = ()
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "podman.sock"
+
+    @property
+    def run_root(self) -> Path:
+        """Podman's own place for process state, under a short name: it refuses more than 50 characters."""
+        plain = self.run_dir / "storage"
+        if len(str(plain)) <= RUN_ROOT_LIMIT:
+            return plain
+        return ALIASES / hashlib.sha256(str(self.run_dir).encode()).hexdigest()[:16] / "storage"
+
+    @property
+    def runtime_root(self) -> Path:
+        """Where the OCI runtime keeps its state."""
+        return self.run_dir / "oci"
+
+
+def cgroup_manager(machine: Machine, settings: EngineSettings) -> str:
+    """systemd's only where it runs and no plain path is asked for."""
+    return "systemd" if machine.has_systemd and not settings.cgroup_parent else "cgroupfs"
+
+
+def containers_conf(machine: Machine, settings: EngineSettings) -> str:
+    """Write containers.conf(5)."""
+    init = f"init_path = {_quoted(machine.init_path)}" if machine.init_path else ""
+    ulimits = "" if machine.can_raise_limits else "default_ulimits = []"
+    return f"""\
+[containers]
+default_capabilities = [{", ".join(_quoted(name) for name in CAPABILITIES)}]
+default_sysctls = [{", ".join(_quoted(setting) for setting in SYSCTLS)}]
+{ulimits}
+{init}
+http_proxy = false
+log_driver = "k8s-file"
+pids_limit = 0
+
+[engine]
+cgroup_manager = {_quoted(cgroup_manager(machine, settings))}
+events_logger = "file"
+events_logfile_path = {_quoted(settings.run_dir / "events.log")}
+exit_command_delay = {EXEC_LEFTOVER_S}
+healthcheck_events = false
+image_copy_tmp_dir = {_quoted(settings.root / "tmp")}
+lock_type = "file"
+runtime = {_quoted(machine.runtime)}
+
+[engine.runtimes]
+{machine.runtime} = [{_quoted(machine.runtime_path)}]
+
+[network]
+network_config_dir = {_quoted(settings.root / "networks")}
+"""
+
+
+def storage_conf(settings: EngineSettings) -> str:
+    """Write containers-storage.conf(5); the driver's options are arguments, which conmon's clean-up gets too."""
+    return f"""\
+[storage]
+driver = "overlay"
+runroot = {_quoted(settings.run_root)}
+graphroot = {_quoted(settings.root / "storage")}
+"""
+
+
+def podman_arguments(machine: Machine, settings: EngineSettings) -> list[str]:
+    """Global arguments of every podman command on this root."""
+    return [
+        f"--root={settings.root / 'storage'}",
+        f"--runroot={settings.run_root}",
+        f"--tmpdir={settings.run_dir / 'libpod'}",
+        f"--network-config-dir={settings.root / 'networks'}",
+        f"--volumepath={settings.root / 'volumes'}",
+        f"--runtime={machine.runtime_path}",
+        f"--runtime-flag=root={settings.runtime_root}",
+        f"--cgroup-manager={cgroup_manager(machine, settings)}",
+        "--events-backend=file",
+        *_storage_arguments(machine, settings),
+    ]
+
+
+def _storage_arguments(machine: Machine, settings: EngineSettings) -> list[str]:
+    if machine.is_root_overlay and not machine.fuse_overlayfs_path:
+        return ["--storage-driver=vfs"]
+    options = ["overlay.skip_mount_home=true"]
+    if machine.is_root_overlay:
+        options.append(f"overlay.mount_program={machine.fuse_overlayfs_path}")
+    options += [f"overlay.imagestore={store}" for store in settings.image_stores]
+    return ["--storage-driver=overlay", *(f"--storage-opt={option}" for option in options)]
+
+
+def _quoted(value: object) -> str:
+    """A TOML basic string."""
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,106 @@
+"""Requests to podman's own REST API (libpod) on its unix socket.
+
+Edge: aiohttp. While the service is being started again, requests wait for it and are sent once more: every one we
+send may be repeated without harm. Source: podman 4 and 5, `/libpod` routes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from skep.edge.engine_service import EngineService
+from skep.ports.runtime import EngineUnreachable
+
+PREFIX = "http://podman/v4.0.0/libpod"  # The oldest version we speak; podman 5 still serves it.
+REQUEST_LIMIT_S = 120.0
+RESTART_LIMIT_S = 10.0
+ATTEMPTS = 3
+CONNECTIONS = 32
+
+
+class _Failure(msgspec.Struct):
+    cause: str = ""
+    message: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. Attributes: body: as sent."""
+
+    status: int
+    body: bytes
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status < 400
+
+    @property
+    def failure(self) -> str:
+        """Podman's sentence about what went wrong."""
+        try:
+            failure = msgspec.json.decode(self.body, type=_Failure)
+        except msgspec.DecodeError:
+            return self.body.decode(errors="replace").strip() or f"podman answered {self.status}"
+        return failure.message or failure.cause or failure.error
+
+
+class PodmanClient:
+    """A connection pool to one service."""
+
+    def __init__(self, service: EngineService) -> None:
+        self._service = service
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, again if the service went away.
+
+        Args:
+            path: Below `/libpod`, already quoted.
+        Raises:
+            EngineUnreachable: No answer; whether it was carried out is unknown.
+        """
+        content = msgspec.json.encode(body) if body is not None else None
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        last: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(0.05)  # The supervisor sees a dead service within that time.
+            await self._service.wait_ready(RESTART_LIMIT_S)
+            try:
+                async with self._open().request(
+                    method, PREFIX + path, params=query, data=content, headers=sent
+                ) as response:
+                    return Answer(response.status, await response.read())
+            except TimeoutError as error:
+                raise EngineUnreachable(
+                    f"podman gave no answer to {method} {path} in {REQUEST_LIMIT_S:.0f} s"
+                ) from error
+            except (aiohttp.ClientError, OSError) as error:
+                last = error
+        raise EngineUnreachable(f"podman does not answer: {last}") from last
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._service.settings.socket), limit=CONNECTIONS),
+                timeout=aiohttp.ClientTimeout(total=REQUEST_LIMIT_S),
+            )
+        return self._session

@@ -1,0 +1,105 @@
+"""Read what podman says of containers.
+
+Pure: JSON to values. Source: podman 4.3, `GET /libpod/containers/json` and `GET /libpod/containers/{id}/json`.
+"""
+
+import msgspec
+
+from skep.lib import timestamps
+from skep.model.base import Nanoseconds
+from skep.ports.runtime import Container, ContainerState
+
+STATES = {
+    "created": ContainerState.CREATED,
+    "configured": ContainerState.CREATED,
+    "initialized": ContainerState.CREATED,
+    "running": ContainerState.RUNNING,
+    "paused": ContainerState.RUNNING,
+    "stopping": ContainerState.RUNNING,
+    "stopped": ContainerState.EXITED,
+    "exited": ContainerState.EXITED,
+    "removing": ContainerState.EXITED,
+}
+UNKNOWN_EXIT_CODE = 137  # Nobody saw it end (its conmon was killed, the machine lost power): as if killed.
+
+
+class _State(msgspec.Struct, rename="pascal"):
+    status: str
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
+    started_at: str = timestamps.ZERO
+    finished_at: str = timestamps.ZERO
+    error: str = ""
+
+
+class _Config(msgspec.Struct, rename="pascal"):
+    labels: dict[str, str] | None = None
+    stop_signal: int = 15
+
+
+class _LogConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    path: str = ""
+
+
+class _HostConfig(msgspec.Struct, rename="pascal"):
+    log_config: _LogConfig = _LogConfig()
+
+
+class Inspection(msgspec.Struct, rename="pascal"):
+    """What we read of one container."""
+
+    id: str
+    name: str
+    image: str
+    state: _State
+    config: _Config
+    host_config: _HostConfig
+
+    @property
+    def status(self) -> ContainerState:
+        return STATES.get(self.state.status, ContainerState.EXITED)
+
+    @property
+    def log_path(self) -> str:
+        return self.host_config.log_config.path
+
+    def container(self) -> Container:
+        """As the port's noun, without the health check."""
+        is_exited = self.status is ContainerState.EXITED
+        started_at = _moment(self.state.started_at)
+        return Container(
+            id=self.id,
+            name=self.name,
+            labels=self.config.labels or {},
+            state=self.status,
+            pid=self.state.pid if self.status is ContainerState.RUNNING else 0,
+            exit_code=_exit_code(self.state.exit_code) if is_exited else None,
+            is_oom_killed=is_exited and self.state.oom_killed,
+            started_at=started_at,
+            finished_at=(_moment(self.state.finished_at) or started_at) if is_exited else 0,
+            error=self.state.error,
+        )
+
+
+class Listed(msgspec.Struct, rename="pascal"):
+    """What a list says of one container."""
+
+    id: str
+    state: str
+
+
+def read_inspection(body: bytes) -> Inspection:
+    return msgspec.json.decode(body, type=Inspection)
+
+
+def read_list(body: bytes) -> list[Listed]:
+    return msgspec.json.decode(body, type=list[Listed] | None) or []
+
+
+def _exit_code(code: int) -> int:
+    return code if code >= 0 else UNKNOWN_EXIT_CODE
+
+
+def _moment(text: str) -> Nanoseconds:
+    return max(timestamps.parse_rfc3339(text), 0)

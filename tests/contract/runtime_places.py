@@ -1,0 +1,124 @@
+"""Where the runtime contract is tried: one place per driver, each with a sandbox, an image and a way to start anew."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from skep.edge import machine
+from skep.edge.podman import PodmanRuntime
+from skep.lab import images
+from skep.ports.runtime import Runtime
+
+IMAGE = "contract"
+
+
+class Place(Protocol):
+    """One driver's ground. Attributes: is_real: containers are processes of this kernel."""
+
+    name: str
+    is_real: bool
+    sandbox: Path
+
+    def open(self) -> Runtime:
+        """A driver object on this ground, as a freshly started daemon makes one."""
+        ...
+
+    async def abandon(self, runtime: Runtime) -> None:
+        """Drop a driver object as a killed daemon does."""
+        ...
+
+
+class PodmanPlace:
+    name, is_real = "podman", True
+
+    def __init__(self, folder: Path, sandbox: Path) -> None:
+        self.sandbox = sandbox
+        self.folder = folder
+
+    def open(self) -> PodmanRuntime:
+        return PodmanRuntime(
+            root=self.folder / "root", run_dir=self.folder / "run", cgroup_parent=f"/{self.folder.name}"
+        )
+
+    async def abandon(self, runtime: Runtime) -> None:
+        assert isinstance(runtime, PodmanRuntime)
+        await runtime.detach()
+
+    async def set_up(self) -> None:
+        runtime = self.open()
+        await runtime.start()
+        root = images.root_tar(images.busybox_root())
+        await asyncio.to_thread(
+            subprocess.run,
+            ["docker", "--host", f"unix://{runtime.passthrough}", "import", "-", IMAGE],
+            input=root,
+            check=True,
+            capture_output=True,
+        )
+        await runtime.detach()
+
+
+async def clear(place: Place) -> None:
+    """Remove every container and let go of the engine for good."""
+    runtime = place.open()
+    await runtime.start()
+    for container in await runtime.list_containers():
+        await runtime.remove(container.id)
+    await runtime.close()
+
+
+@contextlib.contextmanager
+def network_namespace() -> Iterator[Path]:
+    name = f"skep-engine-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield Path("/run/netns", name)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("containers and namespaces need root")
+
+
+def require_podman() -> None:
+    require_root()
+    found = machine.probe(Path("/"))
+    if not (found.podman_path and found.conmon_path and found.runtime):
+        pytest.skip("podman, conmon and runc are not all installed")
+
+
+def remove_cgroups(parent: str) -> None:
+    """Remove the empty cgroups that runtimes leave under a parent."""
+    for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        for folder, _, _ in os.walk(top / parent.strip("/"), topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+
+
+@contextlib.contextmanager
+def podman_place(parent: Path) -> Iterator[PodmanPlace]:
+    require_podman()
+    folder = parent / f"skep-engine-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    with network_namespace() as sandbox:
+        place = PodmanPlace(folder, sandbox)
+        try:
+            asyncio.run(place.set_up())
+            yield place
+        finally:
+            asyncio.run(clear(place))
+            remove_cgroups(folder.name)
+            mounts = Path("/proc/self/mounts").read_text()
+            shutil.rmtree(folder)
+        assert str(folder) not in mounts
