@@ -1,0 +1,309 @@
+"""What runs on every node: takes assignments, carries them out, reports.
+
+Edge: asyncio. The agent holds the assignment set, one executor per task, the mesh and the report book, and joins them;
+what each does is in its own module. It keeps no connection: a session (see `agent.handler`) feeds it, and while there
+is none it keeps the node as it was told last.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from skep.agent import adoption, preparation
+from skep.agent.assignments import TASK_PREFIX, AssignmentSet, Change
+from skep.agent.description import Descriptions, NodeFacts
+from skep.agent.executor import DEFAULT_GRACE, Executor, Found
+from skep.agent.host import Host
+from skep.agent.logs import open_logs
+from skep.agent.network import Mesh
+from skep.agent.records import RecordStore
+from skep.agent.report import ReportBook
+from skep.core.templates import NodeNames
+from skep.lib.durations import SECOND
+from skep.model.assignment import AssignedTask, Delta
+from skep.model.lifecycle import TaskState, is_terminal
+from skep.model.session import Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
+from skep.model.task import TaskStatus
+from skep.ports.clock import Clock
+from skep.ports.dataplane import DataPlane, DataPlaneFailure
+from skep.ports.probe import Probe
+from skep.ports.resolver import NameServer
+from skep.ports.runtime import Container, ContainerState, Runtime, RuntimeFailure
+
+LOOK_PERIOD = 15 * SECOND
+"""How often all containers are looked at, in case an exit was missed."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The adapters an agent works through."""
+
+    runtime: Runtime
+    plane: DataPlane
+    names: NameServer
+    probe: Probe
+    clock: Clock
+
+
+class Agent:
+    """A node's agent; implements `agent.handler.Handler`. One event loop.
+
+    Args:
+        state_dir: A directory of its own that survives reboots.
+    """
+
+    def __init__(self, facts: NodeFacts, ports: Ports, state_dir: Path) -> None:
+        self._facts = facts
+        self._ports = ports
+        self._descriptions = Descriptions(facts, ports.runtime)
+        self._assignments = AssignmentSet(state_dir / "assignments", facts.node_id)
+        self._mesh = Mesh(self._assignments, ports.plane, ports.names, ports.clock)
+        self._book = ReportBook()
+        self._host = Host(
+            node=NodeNames(facts.node_id, facts.hostname, facts.os, facts.architecture),
+            runtime=ports.runtime,
+            plane=ports.plane,
+            names=ports.names,
+            probe=ports.probe,
+            clock=ports.clock,
+            records=RecordStore(state_dir / "tasks"),
+            mesh=self._mesh,
+            boot_id=facts.boot_id,
+            report=self._book.note,
+        )
+        self._executors: dict[str, Executor] = {}
+        self._sweeping: set[str] = set()
+        self._broken: set[str] = set()
+        self._inventory: adoption.Inventory | None = None
+        self._is_confirmed = False
+        self._is_due = asyncio.Event()
+        self._is_empty = asyncio.Event()
+        self.managers: Sequence[ManagerAddress] = ()
+
+    # --- running -------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take over the assignments an earlier daemon remembered; call it once, before anything else."""
+        self._assignments.load()
+        if self._assignments.version:
+            self._mesh.note_all()
+
+    async def run(self) -> None:
+        """Work until cancelled, which touches no container and no sandbox: the next daemon adopts them."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._mesh.run())
+            self._inventory = await self._take_inventory()
+            group.create_task(self._watch_exits())
+            group.create_task(self._look_around())
+            self._is_due.set()
+            while True:
+                await self._is_due.wait()
+                self._is_due.clear()
+                self._match_executors(group)
+
+    async def _take_inventory(self) -> adoption.Inventory:
+        """What is on the node; waits for an engine that is away, since nothing may be started beside what runs."""
+        between = preparation.pauses()
+        while True:
+            try:
+                sandboxes = frozenset(await self._ports.plane.sandboxes())
+                found = await self._ports.runtime.list_containers()
+            except (RuntimeFailure, DataPlaneFailure) as failure:
+                log.warning("waiting to see what runs on this node", error=str(failure))
+                await self._ports.clock.sleep(between.next())
+            else:
+                known = sandboxes | frozenset(self._host.records.task_ids())
+                containers = adoption.own_containers(found, self._facts.node_id, known)
+                return adoption.Inventory(containers, sandboxes, self._facts.boot_id)
+
+    def _match_executors(self, group: asyncio.TaskGroup) -> None:
+        """Have an executor for every assigned task, and for every one of which something is left to be removed."""
+        for assigned in list(self._assignments.intent.tasks.values()):
+            if assigned.task.id not in self._executors.keys() | self._broken:
+                self._engage(group, assigned)
+        for task_id in self._leftovers() - self._sweeping:
+            if task_id in self._executors:
+                self._executors[task_id].dismiss()
+            else:
+                self._sweeping.add(task_id)
+                group.create_task(self._sweep(task_id), name=f"sweep {task_id}")
+        if not self._executors and not self._sweeping:
+            self._is_empty.set()
+
+    def _engage(self, group: asyncio.TaskGroup, assigned: AssignedTask) -> None:
+        task_id = assigned.task.id
+        found = self._find(assigned)
+        executor = Executor(self._host, assigned, self._assignments.version, found)
+        self._executors[task_id] = executor
+        self._is_empty.clear()
+        group.create_task(self._execute(executor), name=f"task {task_id}")
+
+    def _find(self, assigned: AssignedTask) -> Found:
+        record = self._host.records.load(assigned.task.id)
+        inventory = self._inventory or adoption.Inventory({}, (), self._facts.boot_id)
+        return adoption.adopt(assigned, record, inventory)
+
+    def _leftovers(self) -> set[str]:
+        """Ids of tasks that are not assigned and of which something is, or may be, here.
+
+        What was dismissed goes at once. What nobody ever mentioned goes only after a manager sent the whole set: until
+        then the memory of the assignments may be what was lost.
+        """
+        gone = set(self._assignments.dismissed)
+        if self._is_confirmed and self._inventory is not None:
+            gone |= {*self._inventory.containers, *self._inventory.sandboxes, *self._host.records.task_ids()}
+        return gone - {assigned.task.id for assigned in self._assignments.intent.tasks.values()}
+
+    async def _execute(self, executor: Executor) -> None:
+        """Supervise one executor: a fault in it fails its own task, never the node."""
+        task_id = executor.task.id
+        try:
+            await executor.run()
+        except Exception as error:
+            log.exception("a task's executor failed", task=task_id)
+            status = executor.status
+            if not is_terminal(status.state):
+                self._book.note(task_id, _internal_error(status, self._ports.clock.now(), error))
+            self._broken.add(task_id)  # Not tried again; what it left is swept once it is dismissed.
+            del self._executors[task_id]
+            self._is_due.set()
+        else:
+            self._forget(task_id)
+
+    async def _sweep(self, task_id: str) -> None:
+        """Remove what is left of a task that has no executor."""
+        container = self._inventory.containers.get(task_id) if self._inventory else None
+        if container is not None and container.state is ContainerState.RUNNING:
+            await self._stop_gently(container)
+        await preparation.remove_container(self._host, task_id, container.id if container else "")
+        await preparation.release_sandbox(self._host, task_id)
+        self._host.records.remove(task_id)
+        self._sweeping.discard(task_id)
+        self._forget(task_id)
+
+    async def _stop_gently(self, container: Container) -> None:
+        try:
+            await self._ports.runtime.stop(container.id, grace=DEFAULT_GRACE)
+        except RuntimeFailure as failure:  # Removing it, which is tried until it succeeds, kills it.
+            log.warning("a leftover container could not be stopped", container=container.id, error=str(failure))
+
+    def _forget(self, task_id: str) -> None:
+        """Nothing of the task is left here."""
+        self._executors.pop(task_id, None)
+        self._broken.discard(task_id)
+        self._book.forget(task_id)
+        self._assignments.forget(task_id)
+        if self._inventory is not None:
+            self._inventory = self._inventory.without(task_id)
+        self._is_due.set()
+
+    async def _watch_exits(self) -> None:
+        between = preparation.pauses()
+        while True:
+            try:
+                async for container_id in self._ports.runtime.exits():
+                    between.reset()
+                    await self._look_at(container_id)
+            except RuntimeFailure as failure:
+                log.warning("the engine tells no exits", error=str(failure))
+            await self._ports.clock.sleep(between.next())
+            await self._look_at_all()
+
+    async def _look_around(self) -> None:
+        while True:
+            await self._ports.clock.sleep(LOOK_PERIOD)
+            await self._look_at_all()
+
+    async def _look_at(self, container_id: str) -> None:
+        for executor in list(self._executors.values()):
+            if executor.container_id == container_id:
+                await executor.look()
+
+    async def _look_at_all(self) -> None:
+        try:
+            found = await self._ports.runtime.list_containers()
+        except RuntimeFailure as failure:  # Not known is not gone: nothing is said of the containers.
+            log.warning("the containers cannot be looked at", error=str(failure))
+            return
+        by_id: dict[str, Container] = {container.id: container for container in found}
+        for executor in list(self._executors.values()):
+            if executor.is_observed and executor.container_id in by_id:
+                executor.observe(by_id[executor.container_id])
+            elif executor.is_observed:
+                await executor.look()
+
+    # --- Handler ---------------------------------------------------------------------
+
+    async def hello(self) -> Hello:
+        self._book.renew()
+        description, capabilities = await self._descriptions.describe()
+        return Hello(
+            description=description,
+            underlay=self._facts.underlay,
+            capabilities=capabilities,
+            epoch=self._assignments.epoch,
+            assignment_version=self._assignments.version,
+        )
+
+    async def assign(self, epoch: str, delta: Delta) -> None:
+        if epoch != self._assignments.epoch and delta.base == 0:
+            self._mesh.forget()
+        change = self._assignments.take(epoch, delta)
+        self._is_confirmed = self._is_confirmed or change.is_full
+        self._pass_on(change)
+        self._mesh.note(change)
+        self._is_due.set()
+
+    def _pass_on(self, change: Change) -> None:
+        for item in change.put.values():
+            if isinstance(item, AssignedTask) and item.task.id in self._executors:
+                self._executors[item.task.id].assign(item, self._assignments.version)
+        for key in change.removed:
+            executor = self._executors.get(key.removeprefix(TASK_PREFIX)) if key.startswith(TASK_PREFIX) else None
+            if executor is not None:
+                executor.dismiss()
+
+    @property
+    def applied_version(self) -> int:
+        return self._mesh.applied_version
+
+    async def wait_applied(self, after: int) -> int:
+        return await self._mesh.wait_applied(after)
+
+    async def next_reports(self) -> Sequence[TaskReport]:
+        return await self._book.wait_news()
+
+    async def reported(self, reports: Sequence[TaskReport]) -> None:
+        self._book.confirm(reports)
+
+    async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
+        self.managers = managers
+
+    def open_stream(self, request: StreamRequest) -> AsyncIterator[StreamData]:
+        return open_logs(self._ports.runtime, self._executors.get(request.task_id), request)
+
+    async def removed(self, reason: str) -> None:
+        """Stop every task with its grace, remove everything of theirs and of the mesh, and forget the assignments."""
+        log.warning("this node is no longer of the swarm: its tasks are stopped", reason=reason)
+        self._is_empty.clear()
+        await self.assign(self._assignments.epoch, Delta(base=0, version=self._assignments.version + 1))
+        await self._is_empty.wait()
+        self._assignments.clear()
+        self._mesh.forget()
+        await self._ports.plane.clear()
+        self._host.records.clear()
+
+
+def _internal_error(status: TaskStatus, now: int, error: Exception) -> TaskStatus:
+    return TaskStatus(
+        timestamp=now,
+        state=TaskState.FAILED,
+        message=status.message,
+        err=f"the node's agent failed on this task: {error}",
+        container=status.container,
+    )

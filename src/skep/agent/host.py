@@ -1,0 +1,38 @@
+"""What every part of the executor works with: the node's ports and names.
+
+Edge: holds adapters, does nothing itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skep.agent.network import Mesh
+from skep.agent.records import RecordStore
+from skep.core.templates import NodeNames
+from skep.model.task import TaskStatus
+from skep.ports.clock import Clock
+from skep.ports.dataplane import DataPlane
+from skep.ports.probe import Probe
+from skep.ports.resolver import NameServer
+from skep.ports.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A node, as its executors see it.
+
+    Attributes:
+        boot_id: Differs after every boot of the machine.
+        report: Takes each status of a task (by id) as it is reached.
+    """
+
+    node: NodeNames
+    runtime: Runtime
+    plane: DataPlane
+    names: NameServer
+    probe: Probe
+    clock: Clock
+    records: RecordStore
+    mesh: Mesh
+    boot_id: str
+    report: Callable[[str, TaskStatus], None]
