@@ -1,12 +1,12 @@
 """What is refused before it is stored, and in which words."""
 
 import pytest
+from tests.factories import a_cluster, a_network, a_node, a_port, a_service, a_state
 
 from skep.core import allocate
 from skep.model.errors import Conflict, InvalidSpec, SkepError, Unsupported
 from skep.model.network import IPAM, IPAMConfig, NetworkSpec
 from skep.model.service import PortConfig, Protocol, PublishMode, ResolutionMode
-from tests.factories import a_cluster, a_network, a_node, a_port, a_service, a_state
 
 HOST = PublishMode.HOST
 TAKEN = "port '8080' is already in use by service 'web' (web) as "

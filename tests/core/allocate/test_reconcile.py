@@ -1,5 +1,7 @@
 """What the allocator gives to whom, and what it says when it cannot."""
 
+from typing import TypeVar
+
 from tests.factories import (
     a_cluster,
     a_network,
@@ -14,8 +16,6 @@ from tests.factories import (
     put,
     with_status,
 )
-
-from typing import TypeVar
 
 from skep.core import allocate
 from skep.core.allocate.pools import COOL_DOWN
