@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from tests.fakes.swarm import FakeControl, FakeNode
 
 from skep.api.server import ApiServer
-from tests.fakes.swarm import FakeControl, FakeNode
 
 
 @dataclass

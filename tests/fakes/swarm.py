@@ -366,8 +366,8 @@ class FakeControl:
             for entry in lines:
                 if (options.stdout and entry.channel == 1) or (options.stderr and entry.channel == 2):
                     yield TaskLogEntry(task, entry)
-        while options.follow:
-            await asyncio.sleep(0.02)
+        if options.follow:
+            await asyncio.Event().wait()  # Nothing more will be said; the reader leaves when it likes.
 
 
 class FakeNode:

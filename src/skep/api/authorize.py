@@ -8,6 +8,8 @@ import enum
 from dataclasses import dataclass
 
 from skep.model.errors import Forbidden
+from skep.model.identity import Identity
+from skep.model.node import Role
 
 
 class CallerKind(enum.Enum):
@@ -15,6 +17,7 @@ class CallerKind(enum.Enum):
     OPERATOR = "an operator"
     MANAGER = "a manager"
     WORKER = "a worker"
+    NOBODY = "a caller without a certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Caller:
 LOCAL = Caller(CallerKind.LOCAL)
 
 Access = frozenset[CallerKind]
-EVERYONE: Access = frozenset(CallerKind)
+EVERYONE: Access = frozenset(CallerKind) - {CallerKind.NOBODY}
 """Tells nothing about the swarm: is the daemon there, which versions does it speak."""
 SWARM: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MANAGER})
 """Reads or changes the swarm; other managers may pass on what they were asked."""
@@ -44,3 +47,10 @@ def check(caller: Caller, access: Access) -> None:
     """
     if caller.kind not in access:
         raise Forbidden(f"{caller.kind.value} may not do this; use the node's own socket or an operator's certificate")
+
+
+def of_peer(peer: Identity | None) -> Caller:
+    """The caller behind a verified certificate; None is nobody."""
+    if peer is None:
+        return Caller(CallerKind.NOBODY)
+    return Caller(CallerKind.MANAGER if peer.role is Role.MANAGER else CallerKind.WORKER, peer.node_id)

@@ -42,12 +42,16 @@ class _RawInput:
 
 
 class Connection(web_protocol.RequestHandler):
-    """aiohttp's handler of one connection, with a caller, a deadline for headers, and hijacking."""
+    """aiohttp's handler of one connection, with a deadline for headers, and hijacking.
+
+    Attributes:
+        caller: Who is behind it; None leaves that to its certificate, asked anew for each request.
+    """
 
     __slots__ = ("_admission", "_deadline", "_raw", "caller")
 
     def __init__(
-        self, server: web.Server, loop: asyncio.AbstractEventLoop, caller: Caller, admission: Admission
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, caller: Caller | None, admission: Admission
     ) -> None:
         super().__init__(
             server,

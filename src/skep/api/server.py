@@ -8,8 +8,9 @@ import asyncio
 import errno
 import shutil
 import socket
+import ssl
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -23,13 +24,14 @@ from skep.api.call import Backend, Call, RouteTable
 from skep.api.connection import Connection
 from skep.api.events import EventHub
 from skep.api.passthrough import Engine
+from skep.edge import tls
 from skep.model.errors import Forbidden, NotFound
 from skep.ports.clock import Clock
 
 log = structlog.get_logger()
 
 SOCKET_MODE: Final = 0o660
-_SHUTDOWN_S: Final = 3.0
+_SHUTDOWN_S: Final = 1.0
 
 
 class SocketTaken(Exception):
@@ -49,6 +51,7 @@ class ApiServer:
         self._table = RouteTable(routes.ALL)
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
+        self._fronts: list[tls.TlsFront] = []
         self._paths: list[Path] = []
         self._events: asyncio.Task[None] | None = None
         self._http: web.Server | None = None
@@ -85,10 +88,29 @@ class ApiServer:
             await loop.create_unix_server(lambda: Connection(http, loop, authorize.LOCAL, self), sock=listener)
         )
 
+    async def start_tls(self, host: str, port: int, context: Callable[[], ssl.SSLContext], trust: tls.Trust) -> int:
+        """Listen on TCP for callers with a certificate of the cluster.
+
+        Args:
+            port: 0 for any.
+            context: The TLS context for the next connection; it must ask for client certificates.
+        Returns:
+            The port.
+        Raises:
+            ListenFailed: The address is taken or not ours.
+        """
+        http, loop = self._ready(), asyncio.get_running_loop()
+        front = tls.TlsFront(lambda: Connection(http, loop, None, self), context, trust)
+        self._fronts.append(front)
+        return await front.start(host, port)
+
     async def close(self) -> None:
         """Stop listening, let requests end for a moment, cut the rest, remove the socket files."""
         for listener in self._listeners:
             listener.close()
+        for front in self._fronts:
+            await front.close()
+        self._fronts.clear()
         for path in self._paths:
             path.unlink(missing_ok=True)
         self._paths.clear()
@@ -149,7 +171,7 @@ class ApiServer:
         if found is None:
             raise NotFound("page not found")
         route, params = found
-        authorize.check(connection.caller, route.access)
+        authorize.check(connection.caller or authorize.of_peer(tls.peer_of(request)), route.access)
         call = Call(self._backend, request, connection, path, params, version, route, headers)
         if route.changes:
             return await asyncio.shield(route.handler(call))

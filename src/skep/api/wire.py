@@ -68,7 +68,8 @@ def _sentence(message: str) -> str:
     text, _, path = message.partition(" - at ")
     text = text.replace("`", "")
     where = path.replace("`", "").removeprefix("$").removeprefix(".")
-    return f"{where}: {text[0].lower()}{text[1:]}" if where else text
+    lowered = text[:1].lower() + text[1:]
+    return f"{where}: {lowered}" if where else lowered
 
 
 @functools.cache
