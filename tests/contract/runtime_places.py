@@ -14,6 +14,7 @@ import pytest
 
 from skep.edge import machine
 from skep.edge.podman import PodmanRuntime
+from skep.edge.process import ProcessRuntime
 from skep.lab import images
 from skep.ports.runtime import Runtime
 
@@ -34,6 +35,22 @@ class Place(Protocol):
     async def abandon(self, runtime: Runtime) -> None:
         """Drop a driver object as a killed daemon does."""
         ...
+
+
+class ProcessPlace:
+    name, is_real = "process", True
+
+    def __init__(self, folder: Path, sandbox: Path) -> None:
+        self.sandbox = sandbox
+        self.folder = folder
+
+    def open(self) -> ProcessRuntime:
+        return ProcessRuntime(
+            root=self.folder / "root", run_dir=self.folder / "run", cgroup_parent=f"/{self.folder.name}"
+        )
+
+    async def abandon(self, runtime: Runtime) -> None:
+        await runtime.close()
 
 
 class PodmanPlace:
@@ -91,13 +108,6 @@ def require_root() -> None:
         pytest.skip("containers and namespaces need root")
 
 
-def require_podman() -> None:
-    require_root()
-    found = machine.probe(Path("/"))
-    if not (found.podman_path and found.conmon_path and found.runtime):
-        pytest.skip("podman, conmon and runc are not all installed")
-
-
 def remove_cgroups(parent: str) -> None:
     """Remove the empty cgroups that runtimes leave under a parent."""
     for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
@@ -108,16 +118,42 @@ def remove_cgroups(parent: str) -> None:
 
 @contextlib.contextmanager
 def podman_place(parent: Path) -> Iterator[PodmanPlace]:
-    require_podman()
-    folder = parent / f"skep-engine-{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    with network_namespace() as sandbox:
+    require_root()
+    found = machine.probe(parent)
+    if not (found.podman_path and found.conmon_path and found.runtime):
+        pytest.skip("podman, conmon and runc are not all installed")
+    with _ground(parent) as (folder, sandbox):
         place = PodmanPlace(folder, sandbox)
         try:
             asyncio.run(place.set_up())
             yield place
         finally:
             asyncio.run(clear(place))
+
+
+@contextlib.contextmanager
+def process_place(parent: Path) -> Iterator[ProcessPlace]:
+    require_root()
+    found = machine.probe(parent)
+    if not (found.conmon_path and found.runtime):
+        pytest.skip("conmon and runc are not both installed")
+    with _ground(parent) as (folder, sandbox):
+        place = ProcessPlace(folder, sandbox)
+        try:
+            yield place
+        finally:
+            asyncio.run(clear(place))
+
+
+@contextlib.contextmanager
+def _ground(parent: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder and a sandbox, and nothing left of either."""
+    folder = parent / f"skep-engine-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    with network_namespace() as sandbox:
+        try:
+            yield folder, sandbox
+        finally:
             remove_cgroups(folder.name)
             mounts = Path("/proc/self/mounts").read_text()
             shutil.rmtree(folder)

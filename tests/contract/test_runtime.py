@@ -36,12 +36,16 @@ DEAF_TO_TERM = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 @pytest.fixture(
     scope="module",
     params=[
+        pytest.param("process", marks=pytest.mark.engine),
         pytest.param("podman", marks=pytest.mark.engine),
     ],
 )
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("e")
     match request.param:
+        case "process":
+            with runtime_places.process_place(folder) as ground:
+                yield ground
         case "podman":
             with runtime_places.podman_place(folder) as ground:
                 yield ground

@@ -1,0 +1,232 @@
+"""What is on disk of each container, and what follows from it about its state.
+
+Edge: small files and /proc. Nothing is kept in memory that a killed daemon would lose: who runs, who ended and how is
+read from the files that conmon and the OCI runtime write.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from skep.model.base import Labels, Nanoseconds
+from skep.ports.runtime import Container, ContainerState
+
+UNSEEN_EXIT_CODE = 137
+UNSEEN_END = "its end was not seen: the machine or its supervisor went down while it ran"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A container as it was asked for.
+
+    Attributes:
+        stop_signal: A number. anonymous_volumes: names of those that go with it.
+    """
+
+    id: str
+    name: str
+    image: str
+    labels: Labels
+    created_at: Nanoseconds
+    stop_signal: int
+    tty: bool = False
+    open_stdin: bool = False
+    anonymous_volumes: list[str] = []
+
+
+class _RuntimeState(msgspec.Struct):
+    """The part of runc's state.json we need."""
+
+    init_process_pid: int = 0
+    init_process_start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files of one container are."""
+
+    folder: Path
+    run_folder: Path
+    runtime_folder: Path
+
+    @property
+    def rootfs(self) -> Path:
+        return self.folder / "rootfs"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "ctr.log"
+
+    @property
+    def exit_folder(self) -> Path:
+        return self.folder / "exit"
+
+    @property
+    def launched(self) -> Path:
+        """Written before its supervisor is started, so that it never runs twice."""
+        return self.folder / "launched"
+
+    @property
+    def started(self) -> Path:
+        """Holds when its program was let go."""
+        return self.folder / "started"
+
+    @property
+    def conmon_pid(self) -> Path:
+        return self.run_folder / "conmon.pid"
+
+
+class Records:
+    """The containers under one root."""
+
+    def __init__(self, root: Path, run_dir: Path) -> None:
+        self._folder = root / "containers"
+        self._run_dir = run_dir
+        self._records: dict[str, Record] = {}
+
+    @property
+    def runtime_root(self) -> Path:
+        return self._run_dir / "oci"
+
+    def load(self) -> None:
+        """Read all records; what was half made or half removed goes."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._records.clear()
+        for folder in self._folder.iterdir():
+            try:
+                record = msgspec.json.decode((folder / "record.json").read_bytes(), type=Record)
+            except (OSError, msgspec.DecodeError):
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            if folder.name == record.id:
+                self._records[record.id] = record
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def get(self, container_id: str) -> Record | None:
+        return self._records.get(container_id)
+
+    def by_name(self, name: str) -> Record | None:
+        return next((record for record in self._records.values() if record.name == name), None)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(tuple(self._records.values()))
+
+    def places(self, container_id: str) -> Places:
+        return Places(self._folder / container_id, self._run_dir / container_id[:16], self.runtime_root / container_id)
+
+    def staging(self, container_id: str) -> Path:
+        """A folder to make a container in; it counts only after `add`."""
+        folder = self._folder / f".new-{container_id}"
+        folder.mkdir()
+        return folder
+
+    def add(self, record: Record, staging: Path) -> None:
+        """Make a container exist, at once and whole."""
+        (staging / "record.json").write_bytes(msgspec.json.encode(record))
+        staging.rename(self._folder / record.id)
+        self._records[record.id] = record
+
+    def drop(self, record: Record) -> None:
+        """Forget a container with all its files; the OCI runtime must have let go of it."""
+        places = self.places(record.id)
+        doomed = self._folder / f".removed-{record.id}"
+        with suppress(FileNotFoundError):
+            places.folder.rename(doomed)
+        self._records.pop(record.id, None)
+        for folder in (doomed, places.run_folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def observe(self, record: Record) -> Container:
+        """Say what state a container is in now."""
+        places = self.places(record.id)
+        exit_code = _read_number(places.exit_folder / record.id)
+        pid, is_waiting = _first_process(places.runtime_folder)
+        has_launched = places.launched.exists()
+        if exit_code is None and has_launched and not pid and not _is_conmon(places, record.id):
+            exit_code = _read_number(places.exit_folder / record.id)  # Written between our two looks?
+            exit_code = UNSEEN_EXIT_CODE if exit_code is None else exit_code
+        if exit_code is not None:
+            return self._ended(record, places, exit_code)
+        is_running = has_launched and places.started.exists() and not is_waiting
+        return Container(
+            id=record.id,
+            name=record.name,
+            labels=record.labels,
+            state=ContainerState.RUNNING if is_running else ContainerState.CREATED,
+            pid=pid if is_running else 0,
+            started_at=_started_at(places) if is_running else 0,
+        )
+
+    def _ended(self, record: Record, places: Places, exit_code: int) -> Container:
+        exit_file = places.exit_folder / record.id
+        was_seen = exit_file.exists()
+        started_at = _started_at(places)
+        return Container(
+            id=record.id,
+            name=record.name,
+            labels=record.labels,
+            state=ContainerState.EXITED,
+            exit_code=exit_code,
+            is_oom_killed=(places.folder / "oom").exists(),
+            started_at=started_at,
+            finished_at=max(exit_file.stat().st_mtime_ns, started_at) if was_seen else started_at,
+            error="" if was_seen else UNSEEN_END,
+        )
+
+
+def _started_at(places: Places) -> Nanoseconds:
+    moment = _read_number(places.started)
+    if moment:
+        return moment
+    with suppress(FileNotFoundError):
+        return places.launched.stat().st_mtime_ns
+    return 0
+
+
+def _first_process(runtime_folder: Path) -> tuple[int, bool]:
+    """The pid of a container's first process, 0 if it is gone; and whether it still waits to be let go."""
+    try:
+        state = msgspec.json.decode((runtime_folder / "state.json").read_bytes(), type=_RuntimeState)
+    except (OSError, msgspec.DecodeError):
+        return 0, False
+    pid = state.init_process_pid
+    if not pid or _start_ticks(pid) != state.init_process_start:
+        return 0, False
+    return pid, (runtime_folder / "exec.fifo").exists()
+
+
+def _start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot; -1 if it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return -1 if fields[0] in "ZX" else int(fields[19])
+
+
+def _is_conmon(places: Places, container_id: str) -> bool:
+    """Whether its supervisor lives: then its exit code is still to come."""
+    pid = _read_number(places.conmon_pid)
+    if not pid:
+        return False
+    try:
+        return os.fsencode(container_id) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
