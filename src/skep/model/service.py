@@ -385,7 +385,7 @@ class JobStatus(Record, frozen=True, kw_only=True):
 
     iteration: int = 0
     last_execution: Nanoseconds = 0
-    spec_version: int = 0
+    spec_version: int | None = None
 
 
 class Rollout(Record, frozen=True, kw_only=True):

@@ -96,6 +96,8 @@ SERVICE_INDEXES: Final[dict[str, IndexFunction[Service]]] = {
     "name": lambda service: (service.spec.name,),
     "network": _service_networks,
     "port": _published_ports,
+    "updating": _updating,
+    "per_node": _per_node,
     "secret": lambda service: {
         reference.secret_id
         for spec in [service.spec.task_template.container_spec]

@@ -1,0 +1,146 @@
+"""Tasks on nodes that are down, drained or no longer fit: replaced, and settled once the replacement runs.
+
+Pure. A task whose node is silent is not told to stop before its replacement runs: if the node returns first, the task
+is adopted and the replacement dropped. A task that must leave a living node goes on serving until its replacement
+is ready, a few at a time, as long as there is a place for it.
+"""
+
+from skep.core.orchestrate import modes, restart, starts
+from skep.core.orchestrate.roster import Roster, SlotKey, Start
+from skep.lib.durations import SECOND
+from skep.model.base import Nanoseconds
+from skep.model.lifecycle import TaskState
+from skep.model.service import RestartCondition
+from skep.model.task import Task
+
+PARTITION_LEASE: Nanoseconds = 10 * SECOND
+"""An agent that reaches no manager for this long stops its at-most-one tasks by itself."""
+HOPELESS_STREAK = 3
+"""Failures in a row of a replacement after which the task that waits for it leaves all the same."""
+
+
+def settle(roster: Roster) -> None:
+    """Bring every slot with several tasks at work back to the one that is to stay, as soon as it can be told."""
+    for key in roster.slot_keys():
+        completed = [task for task in roster.live(key) if roster.has_completed(task)]
+        working = roster.working(key)
+        if completed:
+            for task in working:
+                roster.stop(task)
+        elif len(working) > 1:
+            _settle_slot(roster, working)
+
+
+def _settle_slot(roster: Roster, working: list[Task]) -> None:
+    wanted = [task for task in working if roster.is_wanted(task)]
+    ready = [task for task in wanted if roster.is_ready(task)]
+    if ready:
+        _keep(roster, ready[0], working)
+    elif wanted:
+        heir = max(wanted, key=lambda task: (task.status.state, task.ordinal))
+        _keep(roster, heir, wanted)
+        for task in working:
+            if task not in wanted:
+                _wait_for_heir(roster, task, heir)
+    else:
+        best = max(working, key=lambda task: (roster.is_ready(task), task.status.state, -task.ordinal))
+        _keep(roster, best, working)
+
+
+def _keep(roster: Roster, kept: Task, working: list[Task]) -> None:
+    for task in working:
+        if task.id != kept.id:
+            roster.stop(task)
+
+
+def _wait_for_heir(roster: Roster, task: Task, heir: Task) -> None:
+    """Decide whether a task that is to go still has to stay until its successor is ready."""
+    if roster.is_lost(task):
+        return  # Should its node return first, it is adopted.
+    if modes.is_at_most_one(roster.service) or not roster.is_ready(task):
+        roster.stop(task)
+        return
+    reason = "" if roster.is_dirty(task) else roster.misplacement(task)
+    is_hopeless = heir.restart.streak >= HOPELESS_STREAK or roster.now >= starts.patience_ends(roster, heir)
+    if not reason or not is_hopeless:
+        return
+    if reason == task.move:
+        roster.stop(heir)
+        roster.put(task, move="")
+        roster.notes.append(f"task {task.id} stays where it is: no better place could be had ({reason})")
+    else:
+        roster.stop(task)
+        roster.notes.append(f"task {task.id} leaves without a ready replacement: {reason}")
+
+
+def replace(roster: Roster) -> None:
+    """Start replacements for lost tasks at once, and for misplaced ones within the update's limits."""
+    if modes.is_per_node(roster.mode):
+        return
+    budget = _budget(roster)
+    for key in roster.slot_keys():
+        working = roster.working(key)
+        if len(working) != 1:
+            continue
+        (task,) = working
+        if roster.is_lost(task):
+            _replace_lost(roster, key, task)
+        elif roster.misplacement(task):
+            budget -= _replace_misplaced(roster, key, task, budget)
+
+
+def _budget(roster: Roster) -> int:
+    parallelism = roster.update_config.parallelism or len(roster.slots)
+    under_way = sum(
+        1
+        for key in roster.slot_keys()
+        for working in [roster.working(key)]
+        if len(working) > 1 and any(not roster.is_lost(task) and roster.misplacement(task) for task in working)
+    )
+    return parallelism - under_way
+
+
+def _replace_lost(roster: Roster, key: SlotKey, task: Task) -> None:
+    if modes.restart_policy(task.spec).condition == RestartCondition.NONE:
+        return
+    roster.create(key, handover(roster, task))
+    roster.notes.append(f"task {task.id} is replaced: its node {task.node_id} is down")
+
+
+def _replace_misplaced(roster: Roster, key: SlotKey, task: Task, budget: int) -> int:
+    """Returns how much of the budget it took."""
+    if modes.restart_policy(task.spec).condition == RestartCondition.NONE:
+        restart.refuse(roster, task, f"{roster.misplacement(task)}, and its restart condition is none")
+        return 0
+    is_serving = roster.is_ready(task) and not modes.is_job(roster.mode)
+    if is_serving and not modes.is_at_most_one(roster.service):
+        if budget < 1:
+            return 0
+        roster.create(key, handover(roster, task))
+        return 1
+    must_wait = modes.is_job(roster.mode) or modes.is_at_most_one(roster.service)
+    roster.create(key, handover(roster, task, must_wait=must_wait))
+    roster.stop(task)
+    return 0
+
+
+def handover(roster: Roster, task: Task, *, must_wait: bool = False) -> Start:
+    """How the successor of a task begins that did not fail: without delay, and with the slot's history.
+
+    Args:
+        must_wait: Not before the old task has stopped.
+    """
+    not_before = task.not_before if task.not_before > roster.now else 0
+    if roster.is_lost(task) and modes.is_at_most_one(roster.service):
+        not_before = max(not_before, lease_end(roster, task))
+    is_held = must_wait or not_before > roster.now
+    record = task.restart if task.spec_version == roster.service.spec_version else type(task.restart)()
+    desired = TaskState.READY if is_held else roster.goal
+    return Start(desired, not_before=not_before, rollout=task.rollout, restart=record)
+
+
+def lease_end(roster: Roster, task: Task) -> Nanoseconds:
+    """When a task on a lost node has surely stopped itself."""
+    node = roster.node(task)
+    since = node.status.since if node is not None else roster.now
+    return since + PARTITION_LEASE + modes.stop_grace(task.spec)

@@ -1,0 +1,254 @@
+"""One service with its tasks, slot by slot, and what this decision has changed about them so far.
+
+Pure. Every step of the orchestration reads and writes a roster, so each sees what the steps before it decided; the plan
+is what differs in the end. A slot is a number for replicated services and a node's id for per-node ones.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from skep.core.orchestrate import changed, modes
+from skep.core.orchestrate.modes import Mode
+from skep.model.base import Nanoseconds
+from skep.model.lifecycle import TaskState, is_terminal
+from skep.model.node import Availability, Node, NodeState
+from skep.model.service import Service, UpdateConfig
+from skep.model.task import RestartRecord, Task, TaskStatus
+from skep.store.changes import Change, Delete, Put
+from skep.store.state import View
+
+SlotKey = int | str
+NO_HISTORY = RestartRecord()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a new task begins. Attributes: not_before: it may not be raised to run before; 0 for at once."""
+
+    desired_state: TaskState
+    not_before: Nanoseconds = 0
+    rollout: int = 0
+    restart: RestartRecord = NO_HISTORY
+
+
+@dataclass(slots=True)
+class Roster:
+    """Attributes: wakes: moments at which something is due although nothing changes; writes: counts changes."""
+
+    view: View
+    service: Service
+    now: Nanoseconds
+    new_id: Callable[[], str]
+    slots: dict[SlotKey, dict[str, Task]] = field(default_factory=dict)
+    puts: dict[str, Task] = field(default_factory=dict)
+    deletions: dict[str, Task] = field(default_factory=dict)
+    wakes: list[Nanoseconds] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_service_deleted: bool = False
+    writes: int = 0
+
+    @classmethod
+    def load(cls, view: View, service: Service, now: Nanoseconds, new_id: Callable[[], str]) -> "Roster":
+        """Gather a service's tasks."""
+        roster = cls(view, service, now, new_id)
+        for task in view.tasks.where("service", service.id):
+            roster.slots.setdefault(roster.key(task), {})[task.id] = task
+        return roster
+
+    # --- the service -----------------------------------------------------------
+
+    @property
+    def mode(self) -> Mode:
+        return modes.mode_of(self.service.spec)
+
+    @property
+    def goal(self) -> TaskState:
+        """The desired state of a task that is to do its work."""
+        return TaskState.COMPLETE if modes.is_job(self.mode) else TaskState.RUNNING
+
+    @property
+    def is_rolling(self) -> bool:
+        status = self.service.update_status
+        return status is not None and status.state in ("updating", "rollback_started")
+
+    @property
+    def update_config(self) -> UpdateConfig:
+        """The settings of the update or rollback under way, or of the next one."""
+        status = self.service.update_status
+        is_rollback = status is not None and status.state == "rollback_started"
+        spec = self.service.spec
+        return (spec.rollback_config if is_rollback else spec.update_config) or UpdateConfig()
+
+    def change_service(self, **fields: Any) -> None:
+        """Replace fields of the service."""
+        self.service = msgspec.structs.replace(self.service, **fields)
+        self.writes += 1
+
+    # --- tasks ----------------------------------------------------------------
+
+    def key(self, task: Task) -> SlotKey:
+        return task.node_id if modes.is_per_node(self.mode) else task.slot
+
+    def slot_keys(self) -> list[SlotKey]:
+        """Occupied slots, sorted."""
+        return sorted(self.slots, key=lambda key: (isinstance(key, str), key))
+
+    def tasks(self, key: SlotKey) -> list[Task]:
+        """A slot's tasks, oldest first."""
+        return sorted(self.slots.get(key, {}).values(), key=age)
+
+    def live(self, key: SlotKey) -> list[Task]:
+        """Those of a slot's tasks that are wanted, oldest first; they may have ended all the same."""
+        return [task for task in self.tasks(key) if is_live(task)]
+
+    def working(self, key: SlotKey) -> list[Task]:
+        """Those that are wanted and have not ended in any way, oldest first."""
+        return [task for task in self.live(key) if not is_terminal(task.status.state)]
+
+    def all_tasks(self) -> Iterable[Task]:
+        for key in self.slot_keys():
+            yield from self.tasks(key)
+
+    def put(self, task: Task, **fields: Any) -> Task:
+        """Store a task with some fields replaced; does nothing if nothing differs."""
+        key = self.key(task)
+        new = msgspec.structs.replace(task, **fields)
+        if new != self.slots.get(key, {}).get(task.id):
+            new = msgspec.structs.replace(new, updated_at=self.now)
+            self.writes += 1
+            self.puts[task.id] = new
+            self.slots.setdefault(key, {})[task.id] = new
+        return new
+
+    def delete(self, task: Task) -> None:
+        """Forget a task of which nothing is left to stop."""
+        self.writes += 1
+        if self.view.tasks.get(task.id) is not None:
+            self.deletions[task.id] = task
+        self.puts.pop(task.id, None)
+        slot = self.slots.get(self.key(task), {})
+        slot.pop(task.id, None)
+        if not slot:
+            self.slots.pop(self.key(task), None)
+
+    def stop(self, task: Task, desired: TaskState = TaskState.SHUTDOWN) -> None:
+        """Want a task stopped; one that no node was told of is forgotten instead."""
+        if task.status.state < TaskState.ASSIGNED:
+            self.delete(task)
+        elif task.desired_state < desired:
+            self.put(task, desired_state=desired, look_at=0)
+
+    def create(self, key: SlotKey, start: Start) -> Task:
+        """Add a task to a slot."""
+        earlier = self.tasks(key)
+        return self.put(
+            Task(
+                id=self.new_id(),
+                created_at=self.now,
+                spec=modes.task_template(self.service),
+                service_id=self.service.id,
+                service_name=self.service.spec.name,
+                service_labels=self.service.spec.labels,
+                slot=key if isinstance(key, int) else 0,
+                node_id=key if isinstance(key, str) else "",
+                desired_state=start.desired_state,
+                status=TaskStatus(state=TaskState.NEW, timestamp=self.now, message="created"),
+                not_before=start.not_before,
+                spec_version=self.service.spec_version,
+                job_iteration=self._iteration(),
+                ordinal=earlier[-1].ordinal + 1 if earlier else 1,
+                restart=start.restart,
+                rollout=start.rollout,
+            )
+        )
+
+    def _iteration(self) -> int | None:
+        status = self.service.job_status
+        return status.iteration if modes.is_job(self.mode) and status is not None else None
+
+    # --- how a task stands --------------------------------------------------------
+
+    def node(self, task: Task) -> Node | None:
+        return self.view.nodes.get(task.node_id) if task.node_id else None
+
+    def has_ended(self, task: Task) -> bool:
+        """Whether nothing of it runs any more; a completed task of a job has done what it should."""
+        return is_terminal(task.status.state) and not self.has_completed(task)
+
+    def has_completed(self, task: Task) -> bool:
+        return modes.is_job(self.mode) and task.status.state == TaskState.COMPLETE
+
+    def is_lost(self, task: Task) -> bool:
+        """Whether its node is down or gone: what it does now is not known."""
+        if not task.node_id or task.status.state < TaskState.ASSIGNED:
+            return False
+        node = self.node(task)
+        return node is None or node.status.state == NodeState.DOWN
+
+    def is_dirty(self, task: Task) -> bool:
+        return task.spec_version != self.service.spec_version and changed.is_dirty(self.service, task, self.node(task))
+
+    def misplacement(self, task: Task) -> str:
+        """Why a task has to leave its node; empty if it may stay. A lost task has no say."""
+        node = self.node(task)
+        if node is None or task.status.state < TaskState.ASSIGNED:
+            return ""
+        if node.spec.availability == Availability.DRAIN:
+            return "its node is being drained"
+        placement = task.spec.placement if self.is_dirty(task) else self.service.spec.task_template.placement
+        if not changed.satisfies(placement, node):
+            return "its node no longer satisfies the constraints"
+        return task.move
+
+    def is_wanted(self, task: Task) -> bool:
+        """Whether a task is as it should be and where it may be, running yet or not."""
+        return not self.is_lost(task) and not self.is_dirty(task) and not self.misplacement(task)
+
+    def is_ready(self, task: Task) -> bool:
+        """Whether a task does its work: running, and accepting connections where it publishes TCP ports."""
+        if task.status.state != TaskState.RUNNING or self.is_lost(task):
+            return False
+        return task.status.is_accepting or not modes.waits_for_accepting(self.service)
+
+    def is_stopping(self, task: Task) -> bool:
+        """Whether it is told to stop and may still run."""
+        is_on_node = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+        return is_on_node and not is_live(task) and not self.is_lost(task)
+
+    def is_settled(self, key: SlotKey) -> bool:
+        """Whether a slot's last task ended for good: its policy allows no further one."""
+        tasks = self.tasks(key)
+        return bool(tasks) and tasks[-1].desired_state == TaskState.SHUTDOWN and bool(tasks[-1].restart.refused)
+
+    # --- the plan --------------------------------------------------------------
+
+    def moments(self) -> list[Nanoseconds]:
+        """When this service has to be looked at again although nothing changes."""
+        waiting = [task.look_at for slot in self.slots.values() for task in slot.values() if task.look_at]
+        return [*self.wakes, *waiting]
+
+    def changes(self) -> list[Change]:
+        """Service first, then new tasks, then changed ones, then deletions: each prefix is a legal state."""
+        puts = [task for task in self.puts.values() if task != self.view.tasks.get(task.id)]
+        found: list[Change] = []
+        if self.service != self.view.services.get(self.service.id) and not self.is_service_deleted:
+            found.append(Put(msgspec.structs.replace(self.service, updated_at=self.now)))
+        found.extend(Put(task) for task in puts if task.version == 0)
+        found.extend(Put(task) for task in puts if task.version != 0)
+        found.extend(Delete("task", task.id, task.version) for task in self.deletions.values())
+        if self.is_service_deleted:
+            found.append(Delete("service", self.service.id, self.service.version))
+        return found
+
+
+def age(task: Task) -> tuple[int, Nanoseconds, str]:
+    """Sorts a slot's tasks, oldest first."""
+    return task.ordinal, task.created_at, task.id
+
+
+def is_live(task: Task) -> bool:
+    """Whether a task is wanted: it has not been told to stop."""
+    return task.desired_state <= TaskState.COMPLETE

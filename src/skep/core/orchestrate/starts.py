@@ -1,0 +1,65 @@
+"""Raising tasks that wait: for their restart delay, and for the slot's earlier task to stop.
+
+Pure. Such a task is wanted READY: its node prepares it meanwhile. The moments are stored with the task, so a new leader
+raises it when the old one would have.
+"""
+
+from collections.abc import Iterator
+
+from skep.core.orchestrate import modes
+from skep.core.orchestrate.roster import Roster, is_live
+from skep.lib.durations import SECOND
+from skep.model.base import Nanoseconds
+from skep.model.lifecycle import TaskState
+from skep.model.task import Task
+
+STOP_LIMIT: Nanoseconds = 60 * SECOND
+"""How long a new task waits for the old one to stop. Source: swarmkit/manager/orchestrator/restart."""
+STOP_MARGIN: Nanoseconds = 10 * SECOND
+PATIENCE: Nanoseconds = 10 * SECOND
+"""How long a task that must leave its node waits for its replacement to find a place."""
+
+
+def raise_due(roster: Roster) -> None:
+    """Let every waiting task run whose time has come."""
+    for key in roster.slot_keys():
+        for task in roster.working(key):
+            if task.desired_state == TaskState.READY and not list(_hindrances(roster, task)):
+                roster.put(task, desired_state=roster.goal, look_at=0)
+
+
+def note_moments(roster: Roster) -> None:
+    """Store on each unfinished start when it has to be looked at again."""
+    for key in roster.slot_keys():
+        working = roster.working(key)
+        for task in working:
+            if task.status.state >= TaskState.RUNNING:
+                continue
+            moments = list(_hindrances(roster, task)) if task.desired_state == TaskState.READY else []
+            if len(working) > 1:
+                moments.append(patience_ends(roster, task))
+            future = [moment for moment in moments if moment > roster.now]
+            roster.put(task, look_at=min(future, default=0))
+
+
+def patience_ends(roster: Roster, task: Task) -> Nanoseconds:
+    """Until when a replacement may keep the task waiting that it is to take over from."""
+    limit = modes.ready_limit(roster.service) if task.node_id else PATIENCE
+    return task.created_at + limit
+
+
+def _hindrances(roster: Roster, task: Task) -> Iterator[Nanoseconds]:
+    """What keeps a task from being raised, as the moments it ends by itself; 0 for never."""
+    if task.not_before > roster.now:
+        yield task.not_before
+    earlier = [old for old in roster.tasks(roster.key(task)) if old.ordinal < task.ordinal and not is_live(old)]
+    stopping = [old for old in earlier if roster.is_stopping(old)]
+    if not stopping:
+        return
+    if modes.is_at_most_one(roster.service):
+        yield 0
+        return
+    grace = max(modes.stop_grace(old.spec) for old in stopping)
+    deadline = task.created_at + max(STOP_LIMIT, grace + STOP_MARGIN)
+    if deadline > roster.now:
+        yield deadline
