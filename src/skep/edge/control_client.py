@@ -5,6 +5,7 @@ Edge: aiohttp's client. Every call ends within a few seconds; every failure is a
 
 import asyncio.sslproto
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
@@ -124,7 +125,8 @@ async def _translated(addr: str) -> AsyncIterator[None]:
             f"the manager at {addr} did not answer in time; check the address and that nothing filters its port"
         ) from error
     except aiohttp.ClientConnectorError as error:
-        cause = error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno
+        cause = os.strerror(number) if number and number > 0 else str(error.os_error)
         raise Unreachable(f"the manager at {addr} cannot be reached: {cause}; check the address and port") from error
     except (aiohttp.InvalidURL, ValueError) as error:
         raise Unreachable(f'"{addr}" is no address; write host:port') from error

@@ -143,6 +143,19 @@ class StreamEnd(Record, frozen=True, kw_only=True, tag="end"):
     error: str = ""
 
 
+SMALLEST_COST = 64
+MAX_PAYLOAD = 131_072
+"""Bytes; a longer log entry is sent in parts."""
+
+
+def cost_of(part: StreamData) -> int:
+    """What a part of a stream takes of its sender's credit; even an empty one costs its envelope.
+
+    A sender may send while it has any credit left, so it may overdraw by one part.
+    """
+    return max(len(part.payload), SMALLEST_COST)
+
+
 FromAgent = Hello | Report | Heartbeat | Applied | StreamData | StreamCredit | StreamEnd
 FromManager = (
     Welcome | Managers | Assignments | ReportStored | Refused | StreamOpen | StreamData | StreamCredit | StreamEnd

@@ -1,0 +1,188 @@
+"""What an agent and a manager say to each other on one channel, from hello to its end.
+
+Edge: asyncio. Four parts run beside each other: reading, heartbeats, reports, and telling what is applied; the first
+that ends is the end of all.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, assert_never
+
+import msgspec
+
+from skep.agent.handler import Handler
+from skep.agent.streams import AgentStreams
+from skep.model import session as protocol
+from skep.model.base import Nanoseconds
+from skep.model.session import (
+    Applied,
+    Assignments,
+    FromAgent,
+    FromManager,
+    Heartbeat,
+    ManagerAddress,
+    Managers,
+    Refused,
+    Report,
+    ReportStored,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamOpen,
+    TaskReport,
+    Welcome,
+)
+from skep.ports.clock import Clock, Dice
+from skep.ports.transport import Channel
+
+WELCOME_S: Final = 6.0
+BEAT_JITTER: Final = 0.2
+SHORTEST_PERIOD: Final = 50_000_000
+LARGEST_REPORT: Final = 1000
+
+Learn = Callable[[Sequence[ManagerAddress]], Awaitable[None]]
+
+
+class SessionOver(Exception):
+    """The session ends and is to be opened again; the text says why."""
+
+
+class Removed(Exception):
+    """The node is no longer of the swarm; the text is what the manager said."""
+
+
+class Conversation:
+    """One session's messages."""
+
+    def __init__(self, channel: Channel, handler: Handler, clock: Clock, dice: Dice) -> None:
+        self._channel = channel
+        self._handler = handler
+        self._clock = clock
+        self._dice = dice
+        self._streams = AgentStreams(handler, self._send)
+        self._epoch = ""
+        self._is_assigned = asyncio.Event()
+        self._stored = 0
+        self._is_stored = asyncio.Event()
+
+    async def greet(self) -> Welcome:
+        """Say hello.
+
+        Raises:
+            SessionOver: No welcome came. Removed: the node is not wanted. ChannelClosed.
+        """
+        await self._send(await self._handler.hello())
+        try:
+            async with asyncio.timeout(WELCOME_S):
+                answer = await self._receive()
+        except TimeoutError as error:
+            raise SessionOver("the manager did not answer in time") from error
+        if isinstance(answer, Refused):
+            _part(answer)
+        if not isinstance(answer, Welcome):
+            raise SessionOver("the manager did not begin with a welcome")
+        self._epoch = answer.epoch
+        return answer
+
+    async def hold(self, period: Nanoseconds, learn: Learn) -> None:
+        """Carry messages until the session ends.
+
+        Args:
+            period: Of the heartbeat.
+            learn: Told where managers are whenever that changes.
+        Raises:
+            SessionOver, Removed, ChannelClosed: why it ended.
+        """
+        parts = [
+            asyncio.ensure_future(part)
+            for part in (self._read(learn), self._beat(period), self._report(), self._announce())
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            await self._streams.close()
+        for ended in done:
+            ended.result()
+
+    async def _send(self, message: FromAgent) -> None:
+        await self._channel.send(protocol.encoder.encode(message))
+
+    async def _receive(self) -> FromManager:
+        raw = await self._channel.receive()
+        try:
+            message: FromManager = protocol.from_manager.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise SessionOver(f"the manager sent what is no message: {error}") from error
+        return message
+
+    async def _read(self, learn: Learn) -> None:
+        while True:
+            message = await self._receive()
+            match message:
+                case Assignments():
+                    await self._assign(message)
+                case ReportStored():
+                    self._stored = max(self._stored, message.number)
+                    self._is_stored.set()
+                case Managers():
+                    await learn(message.managers)
+                case StreamOpen() | StreamCredit() | StreamEnd():
+                    await self._streams.take(message)
+                case StreamData():
+                    pass  # Nothing is sent to agents on streams yet.
+                case Refused():
+                    _part(message)
+                case Welcome():
+                    raise SessionOver("the manager welcomed this node twice")
+                case _:
+                    assert_never(message)
+
+    async def _assign(self, message: Assignments) -> None:
+        try:
+            await self._handler.assign(self._epoch, message.delta)
+        except ValueError as error:
+            raise SessionOver(f"the assignments do not follow on those held: {error}") from error
+        self._is_assigned.set()
+
+    @property
+    def _applied(self) -> int:
+        """What is in force, as this session numbers it: nothing before its first assignments were taken."""
+        return self._handler.applied_version if self._is_assigned.is_set() else 0
+
+    async def _beat(self, period: Nanoseconds) -> None:
+        while True:
+            jitter = 1 - BEAT_JITTER * self._dice.fraction()
+            await self._clock.sleep(int(max(period, SHORTEST_PERIOD) * jitter))
+            await self._send(Heartbeat(applied=self._applied))
+
+    async def _announce(self) -> None:
+        """Say what is in force as soon as it is: stops and drains wait for it."""
+        await self._is_assigned.wait()
+        told = 0
+        while True:
+            told = await self._handler.wait_applied(told)
+            await self._send(Applied(version=told))
+
+    async def _report(self) -> None:
+        """Send what was observed; one report is under way at a time, later observations gather behind it."""
+        number = 0
+        while True:
+            observed = await self._handler.next_reports()
+            for start in range(0, len(observed), LARGEST_REPORT):
+                number += 1
+                await self._deliver(number, observed[start : start + LARGEST_REPORT])
+
+    async def _deliver(self, number: int, reports: Sequence[TaskReport]) -> None:
+        await self._send(Report(number=number, tasks=list(reports)))
+        while self._stored < number:
+            self._is_stored.clear()
+            await self._is_stored.wait()
+        await self._handler.reported(reports)
+
+
+def _part(refusal: Refused) -> None:
+    """Raises: Removed or SessionOver, as the manager said."""
+    raise Removed(refusal.reason) if refusal.removed else SessionOver(refusal.reason)

@@ -1,0 +1,164 @@
+"""The one session a node holds with a manager: finds one, says hello, carries messages, comes back when it breaks.
+
+Edge: asyncio; connections come from the control port. Nothing that happens here touches a task: while there is no
+session the node goes on as it was told last. Reports are sent until they are stored; assignments resume by version;
+certificates are renewed beside the session, which stays up.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from skep.agent.conversation import Conversation, Removed, SessionOver
+from skep.agent.handler import Handler
+from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
+from skep.agent.managers import AddressBook
+from skep.agent.waiting import BackOff
+from skep.model.errors import Unauthenticated
+from skep.model.identity import RenewRequest
+from skep.model.session import ManagerAddress
+from skep.ports.clock import Clock, Dice
+from skep.ports.transport import Channel, ChannelClosed, ControlPort, TransportError
+
+log = structlog.get_logger(__name__)
+
+SECOND: Final = 1_000_000_000
+FIRST_PAUSE: Final = SECOND // 10
+LONGEST_PAUSE: Final = 4 * SECOND
+"""Longer would let a manager that was restarted declare nodes down before they are back."""
+STEADY: Final = 5 * SECOND
+"""A session that lasted so long was a good one: the pauses begin small again."""
+LONGEST_NAP: Final = 3600 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPorts:
+    """What a session works through."""
+
+    control: ControlPort
+    clock: Clock
+    dice: Dice
+
+
+class AgentSession:
+    """Keeps a node connected to its swarm."""
+
+    def __init__(
+        self, identity: NodeIdentity, managers: Sequence[ManagerAddress], handler: Handler, ports: SessionPorts
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            managers: Where to find one at first; not empty.
+        """
+        self._identity = identity
+        self._handler = handler
+        self._ports = ports
+        self._book = AddressBook([manager.addr for manager in managers])
+        self._pauses = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._connected = asyncio.Event()
+        self.manager_addr = ""
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def wait_connected(self) -> None:
+        """Wait until a manager has welcomed this node."""
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled; returns only once the node was removed and the handler has cleaned up."""
+        async with asyncio.TaskGroup() as group:
+            renewal = group.create_task(self._renew())
+            try:
+                await self._stay_connected()
+            except Removed as removal:
+                log.warning("this node was removed from the swarm", reason=str(removal))
+                await self._handler.removed(str(removal))
+            renewal.cancel()
+
+    # --- finding a manager -----------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        while True:
+            for address in self._book.order(self._ports.dice):
+                if await self._visit(address):
+                    break  # It was good: begin with it again.
+            await self._pause()
+
+    async def _visit(self, address: str) -> bool:
+        """Hold a session with one manager until it ends; returns whether there was one.
+
+        Raises:
+            Removed: It says that this node is no longer of the swarm.
+        """
+        try:
+            channel = await self._ports.control.dial(address, self._identity.credentials)
+        except TransportError as error:
+            log.info("no session with a manager", manager=address, reason=str(error))
+            return False
+        began = self._ports.clock.now()
+        try:
+            await self._converse(address, channel)
+        except (SessionOver, ChannelClosed) as over:
+            log.info("the session ended", manager=address, reason=str(over))
+        finally:
+            was_welcome = self.is_connected
+            self._connected.clear()
+            self.manager_addr = ""
+            await channel.close()
+        if was_welcome and self._ports.clock.now() - began >= STEADY:
+            self._pauses.reset()
+        return was_welcome
+
+    async def _pause(self) -> None:
+        share = 0.5 + 0.5 * self._ports.dice.fraction()
+        await self._ports.clock.sleep(int(self._pauses.next() * share))
+
+    # --- one session -------------------------------------------------------------------
+
+    async def _converse(self, address: str, channel: Channel) -> None:
+        """Raises: SessionOver, ChannelClosed, Removed: why it ended."""
+        talk = Conversation(channel, self._handler, self._ports.clock, self._ports.dice)
+        welcome = await talk.greet()
+        self._book.praise(address)
+        self.manager_addr = address
+        self._connected.set()
+        log.info("a session began", manager=address)
+        await self._learn(welcome.managers)
+        await talk.hold(welcome.heartbeat_period, self._learn)
+
+    async def _learn(self, managers: Sequence[ManagerAddress]) -> None:
+        self._book.learn([manager.addr for manager in managers])
+        if managers:
+            await self._handler.managers_changed(managers)
+
+    # --- certificate ---------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        """Renew the certificate whenever it is time, beside the session."""
+        while True:
+            wait = self._identity.renew_at - self._ports.clock.now()
+            if wait > 0:
+                await self._ports.clock.sleep(min(wait, LONGEST_NAP))
+            elif not await self._renew_once():
+                self._identity.postpone(self._ports.clock.now())
+
+    async def _renew_once(self) -> bool:
+        addresses = [self.manager_addr] if self.manager_addr else self._book.order(self._ports.dice)
+        for address in addresses:
+            request = new_key_request()
+            asked = RenewRequest(csr=request.csr)
+            try:
+                issued = await self._ports.control.renew(address, self._identity.credentials, asked)
+                self._identity.renewed(accept_issued(request, issued))
+            except (TransportError, Unauthenticated, OSError) as error:
+                log.warning("the certificate could not be renewed", manager=address, reason=str(error))
+            else:
+                log.info("the certificate was renewed", manager=address)
+                return True
+        return False

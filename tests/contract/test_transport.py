@@ -1,0 +1,194 @@
+"""What every channel of a session must do, at both ends: in memory, and a WebSocket over mutual TLS."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from tests.identities import CLUSTER_ID, Authorities
+
+from skep.edge.control import ControlListener
+from skep.edge.control_client import HttpControlPort
+from skep.edge.loopback import memory_channels
+from skep.model.identity import Identity, Issued, JoinRequest, RenewRequest
+from skep.model.node import Role
+from skep.ports.transport import Channel, ChannelClosed
+
+pytestmark = pytest.mark.anyio
+SOON_S = 5.0
+
+
+@dataclass
+class Ends:
+    """A channel's dialling and accepting end."""
+
+    dialled: Channel
+    accepted: Channel
+
+
+@dataclass
+class Accepting:
+    """A control service that hands every session's channel over and holds it until told."""
+
+    channels: asyncio.Queue[tuple[Identity, Channel]] = field(default_factory=asyncio.Queue)
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def root(self) -> str:
+        raise NotImplementedError
+
+    def is_removed(self, node_id: str) -> bool:
+        return False
+
+    async def join(self, request: JoinRequest, *, address: str) -> Issued:
+        raise NotImplementedError
+
+    async def renew(self, identity: Identity, request: RenewRequest) -> Issued:
+        raise NotImplementedError
+
+    async def serve(self, identity: Identity, channel: Channel) -> None:
+        self.channels.put_nowait((identity, channel))
+        await self.is_over.wait()
+
+
+@contextlib.asynccontextmanager
+async def over_websocket() -> AsyncIterator[Ends]:
+    authorities, service = Authorities(), Accepting()
+    own = authorities.make("manager1", Role.MANAGER)
+    listener = ControlListener(service, lambda: own, CLUSTER_ID)
+    port = await listener.start("127.0.0.1", 0)
+    try:
+        dialled = await HttpControlPort().dial(f"127.0.0.1:{port}", authorities.make("worker1"))
+        identity, accepted = await asyncio.wait_for(service.channels.get(), SOON_S)
+        assert identity.node_id == "worker1"
+        try:
+            yield Ends(dialled, accepted)
+        finally:
+            await asyncio.gather(dialled.close(), accepted.close())
+    finally:
+        service.is_over.set()
+        await listener.close()
+
+
+@contextlib.asynccontextmanager
+async def in_memory() -> AsyncIterator[Ends]:
+    yield Ends(*memory_channels())
+
+
+@pytest.fixture(params=[in_memory, over_websocket], ids=["memory", "websocket"])
+async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+    make: Callable[[], contextlib.AbstractAsyncContextManager[Ends]] = request.param
+    async with make() as made:
+        yield made
+
+
+@pytest.fixture(params=["outward", "inward"])
+def way(request: pytest.FixtureRequest, ends: Ends) -> tuple[Channel, Channel]:
+    """A sender and its receiver, in either direction."""
+    pair = (ends.dialled, ends.accepted)
+    return pair if request.param == "outward" else pair[::-1]
+
+
+async def received(channel: Channel) -> bytes:
+    return await asyncio.wait_for(channel.receive(), SOON_S)
+
+
+async def test_messages_come_whole_and_in_order(way: tuple[Channel, Channel]) -> None:
+    sender, receiver = way
+    messages = [b"", b"\x00", b"x" * 70_000, b"last"]
+    for message in messages:
+        await sender.send(message)
+    assert [await received(receiver) for _ in messages] == messages
+
+
+async def test_a_large_message_passes(way: tuple[Channel, Channel]) -> None:
+    sender, receiver = way
+    large = bytes(range(256)) * 4096 * 8  # 8 MiB
+    sending = asyncio.ensure_future(sender.send(large))
+    assert await received(receiver) == large
+    await sending
+
+
+async def test_several_may_send_at_once(way: tuple[Channel, Channel]) -> None:
+    sender, receiver = way
+    sending = asyncio.gather(*(sender.send(bytes([n]) * 20_000) for n in range(20)))
+    messages = [await received(receiver) for _ in range(20)]
+    await sending
+    assert sorted({message[:1] * 20_000 for message in messages}) == sorted(messages)
+
+
+async def test_what_was_sent_before_a_close_arrives(way: tuple[Channel, Channel]) -> None:
+    sender, receiver = way
+    await sender.send(b"farewell")
+    closing = asyncio.ensure_future(sender.close())
+    assert await received(receiver) == b"farewell"
+    with pytest.raises(ChannelClosed):
+        await received(receiver)
+    await asyncio.wait_for(closing, SOON_S)
+
+
+async def test_a_closed_channel_sends_and_receives_no_more(way: tuple[Channel, Channel]) -> None:
+    ended, _ = way
+    await ended.close()
+    await ended.close()
+    with pytest.raises(ChannelClosed):
+        await ended.send(b"late")
+    with pytest.raises(ChannelClosed):
+        await received(ended)
+
+
+async def test_closing_wakes_a_receiver_at_the_same_end(way: tuple[Channel, Channel]) -> None:
+    ended, _ = way
+    waiting = asyncio.ensure_future(ended.receive())
+    await asyncio.sleep(0)
+    await ended.close()
+    with pytest.raises(ChannelClosed):
+        await asyncio.wait_for(waiting, SOON_S)
+
+
+async def test_a_sender_waits_for_a_slow_receiver(way: tuple[Channel, Channel]) -> None:
+    """64 MiB nobody reads must not pile up in memory: sooner or later a send has to wait."""
+    sender, _ = way
+
+    async def flood() -> None:
+        for _ in range(64):
+            await sender.send(bytes(1024 * 1024))
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(flood(), 0.5)
+
+
+async def test_a_manager_that_vanished_is_noticed_by_the_dialling_end() -> None:
+    """A relay that stops carrying stands for a machine that is switched off."""
+    authorities, service = Authorities(), Accepting()
+    own = authorities.make("manager1", Role.MANAGER)
+    listener = ControlListener(service, lambda: own, CLUSTER_ID)
+    port = await listener.start("127.0.0.1", 0)
+    carrying = asyncio.Event()
+    carrying.set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65_536):
+                await carrying.wait()
+                writer.write(chunk)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(carry(reader, onward[1]), carry(onward[0], writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, family=socket.AF_INET)
+    try:
+        where = server.sockets[0].getsockname()[1]
+        channel = await HttpControlPort().dial(f"127.0.0.1:{where}", authorities.make("worker1"))
+        carrying.clear()
+        with pytest.raises(ChannelClosed):
+            await asyncio.wait_for(channel.receive(), 3.0)
+        await channel.close()
+    finally:
+        carrying.set()
+        server.close()
+        service.is_over.set()
+        await listener.close()
