@@ -82,6 +82,7 @@ class FakeControl:
         self.clock = clock
         self.logs: list[LogEntry] = []
         self.registry_auth = ""
+        self.watched = asyncio.Event()
         self._watchers: set[asyncio.Queue[Batch]] = set()
         self._number = 0
         cluster = Cluster(
@@ -135,6 +136,7 @@ class FakeControl:
     async def watch(self) -> AsyncIterator[Batch]:
         queue: asyncio.Queue[Batch] = asyncio.Queue()
         self._watchers.add(queue)
+        self.watched.set()
         try:
             while True:
                 yield await queue.get()

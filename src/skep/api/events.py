@@ -183,6 +183,10 @@ class EventHub:
         self._listeners.add(listener)
         return listener
 
+    @property
+    def has_listeners(self) -> bool:
+        return bool(self._listeners)
+
     def forget(self, listener: Listener) -> None:
         self._listeners.discard(listener)
 

@@ -42,7 +42,7 @@ async def _send(call: Call, tasks: Sequence[Task]) -> web.StreamResponse:
     has_terminal = bool(tasks) and all(_has_terminal(task) for task in tasks)
     entries = call.control.service_logs(tasks, options)
     stream = await call.stream(RAW if has_terminal else MULTIPLEXED)
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError):  # `until` is reached.
         async with asyncio.timeout(max(until - call.backend.clock.now(), 0) / SECOND if until else None):
             async for item in entries:
                 if until and item.entry.timestamp > until:

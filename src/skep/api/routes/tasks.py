@@ -14,6 +14,7 @@ from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.filters import Filters
 from skep.api.routes import logs
+from skep.core.orchestrate import changed
 from skep.model.errors import InvalidSpec
 from skep.model.lifecycle import LABELS
 from skep.model.task import Task
@@ -55,15 +56,15 @@ def _states(texts: Sequence[str]) -> frozenset[str]:
     return frozenset(text.lower() for text in texts)
 
 
-def _ids(texts: Sequence[str], find: Callable[[str], str]) -> frozenset[str]:
-    return frozenset(find(text) for text in texts)
+def _ids(texts: Sequence[str], find: Callable[[str], str]) -> Sequence[str]:
+    return tuple(dict.fromkeys(find(text) for text in texts))
 
 
 def _node_id(call: Call, control: Control, text: str) -> str:
     return call.node.local_state.node_id if text == "self" else control.find_node(text).id
 
 
-def _candidates(view: View, services: frozenset[str], nodes: frozenset[str]) -> Iterable[Task]:
+def _candidates(view: View, services: Sequence[str], nodes: Sequence[str]) -> Iterable[Task]:
     """Tasks by the narrowest index that applies."""
     if services:
         return (task for service in services for task in view.tasks.where("service", service))
@@ -82,16 +83,9 @@ def _is_wanted(task: Task, wanted: Filters) -> bool:
 
 
 def _is_current(task: Task, view: View) -> bool:
-    """Whether the task is what its service's spec asks for. Source: swarmkit's orchestrator.IsTaskDirty."""
+    """Whether the task is what its service's spec asks for."""
     service = view.services.get(task.service_id)
-    if service is None:
-        return False
-    if task.spec_version == service.spec_version:
-        return True
-    endpoint_spec = task.endpoint.spec if task.endpoint else None
-    return task.spec == service.spec.task_template and (
-        endpoint_spec is None or service.spec.endpoint_spec is None or endpoint_spec == service.spec.endpoint_spec
-    )
+    return service is not None and not changed.is_dirty(service, task, view.nodes.get(task.node_id))
 
 
 ROUTES: Final = (
