@@ -12,10 +12,12 @@ from typing import Protocol
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.session import ManagerAddress
 from skep.model.task import Task
-from skep.ports.runtime import EngineFacts, LogEntry, LogOptions
+from skep.ports.logs import TaskLogEntry as TaskLogEntry
+from skep.ports.runtime import EngineFacts, LogOptions
 from skep.store.changes import Batch
 from skep.store.state import View
 
@@ -62,14 +64,6 @@ class JoinRequest:
     advertise_addr: str = ""
     data_path_addr: str = ""
     availability: str = "active"
-
-
-@dataclass(frozen=True, slots=True)
-class TaskLogEntry:
-    """One entry of `service logs`."""
-
-    task: Task
-    entry: LogEntry
 
 
 class Control(Protocol):
@@ -119,6 +113,15 @@ class Control(Protocol):
         rotate_worker_token: bool = False,
         rotate_manager_token: bool = False,
     ) -> Cluster: ...
+
+    def find_secret(self, reference: str) -> Secret: ...
+    def find_config(self, reference: str) -> Config: ...
+    async def create_secret(self, spec: SecretSpec) -> Secret: ...
+    async def update_secret(self, reference: str, version: int, spec: SecretSpec) -> Secret: ...
+    async def remove_secret(self, reference: str) -> None: ...
+    async def create_config(self, spec: ConfigSpec) -> Config: ...
+    async def update_config(self, reference: str, version: int, spec: ConfigSpec) -> Config: ...
+    async def remove_config(self, reference: str) -> None: ...
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""

@@ -1,0 +1,1 @@
+"""The swarm's control operations: what users ask for, checked in full and committed."""

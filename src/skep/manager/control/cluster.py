@@ -1,0 +1,208 @@
+"""The cluster object: its settings, its join tokens, and how it begins.
+
+Edge: asyncio through `Writes`; the checks are pure. Source: swarmkit/manager/controlapi/cluster.go,
+moby/daemon/cluster/convert/swarm.go (what an update leaves out stays as it was).
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Final
+
+import msgspec
+
+from skep.lib.durations import DAY, HOUR, MILLISECOND, format_duration
+from skep.manager.control.find import the_cluster
+from skep.manager.control.writes import Writes
+from skep.model.cluster import (
+    Authority,
+    CAConfig,
+    Cluster,
+    DispatcherConfig,
+    JoinTokens,
+    OrchestrationConfig,
+    RaftConfig,
+    SwarmSpec,
+)
+from skep.model.errors import InvalidSpec, Unavailable, Unsupported
+from skep.model.identity import new_token
+from skep.model.network import Network, NetworkSpec
+from skep.model.node import Availability, ManagerStatus, Node, NodeSpec, NodeStatus, Role
+from skep.store.changes import Change, Put
+from skep.store.state import View
+
+NAME: Final = "default"
+MIN_CERTIFICATE_LIFE: Final = HOUR
+DEFAULTS: Final = SwarmSpec(
+    name=NAME,
+    orchestration=OrchestrationConfig(task_history_retention_limit=5),
+    raft=RaftConfig(keep_old_snapshots=0),
+    dispatcher=DispatcherConfig(heartbeat_period=500 * MILLISECOND),
+    ca_config=CAConfig(node_cert_expiry=90 * DAY),
+)
+NOTHING_ASKED: Final = SwarmSpec()
+DATA_PATH_PORTS: Final = (1024, 49151)
+SUBNET_SIZES: Final = (8, 29)
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What a new swarm begins with.
+
+    Attributes:
+        spec: As the user sent it; what is left out gets its default.
+        address_pools, subnet_size, data_path_port: Empty and 0 for the defaults.
+        node_id: The first manager's. underlay: its address; control_addr: host:port of its control listener.
+        certificate_serial: Of the certificate it has.
+    """
+
+    cluster_id: str
+    authority: Authority
+    node_id: str
+    hostname: str
+    underlay: str
+    control_addr: str
+    certificate_serial: str = ""
+    spec: SwarmSpec = NOTHING_ASKED
+    availability: Availability = Availability.ACTIVE
+    address_pools: tuple[str, ...] = ()
+    subnet_size: int = 0
+    data_path_port: int = 0
+
+
+def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> list[Change]:
+    """The objects of a new swarm, for one transaction: cluster, ingress network, first manager.
+
+    Raises:
+        InvalidSpec, Unsupported: A setting is not possible.
+    """
+    first, last = DATA_PATH_PORTS
+    if founding.data_path_port and not first <= founding.data_path_port <= last:
+        raise InvalidSpec(f"swarm: data path port must be in the range {first}-{last}")
+    pools = checked_pools(founding.address_pools, founding.subnet_size)
+    cluster = Cluster(
+        id=founding.cluster_id,
+        spec=merged_spec(DEFAULTS, founding.spec),
+        join_tokens=tokens,
+        authority=founding.authority,
+        default_address_pools=pools or ("10.0.0.0/8",),
+        subnet_size=founding.subnet_size or 24,
+        data_path_port=founding.data_path_port or 4789,
+    )
+    ingress = Network(id=ingress_id, spec=NetworkSpec(name="ingress", ingress=True))
+    node = Node(
+        id=founding.node_id,
+        spec=NodeSpec(role=Role.MANAGER, availability=founding.availability),
+        role=Role.MANAGER,
+        status=NodeStatus(addr=founding.underlay),
+        manager_status=ManagerStatus(leader=True, addr=founding.control_addr),
+        certificate_serial=founding.certificate_serial,
+    )
+    named = msgspec.structs.replace(node.description, hostname=founding.hostname)
+    return [Put(cluster), Put(ingress), Put(msgspec.structs.replace(node, description=named))]
+
+
+def checked_pools(pools: tuple[str, ...], subnet_size: int) -> tuple[str, ...]:
+    """Address pools in their proper spelling.
+
+    Raises:
+        InvalidSpec: One is no IPv4 block, two overlap, or the subnets do not fit.
+    """
+    smallest, largest = SUBNET_SIZES
+    if subnet_size and not smallest <= subnet_size <= largest:
+        raise InvalidSpec(
+            f"subnet size {subnet_size} is not possible; choose a prefix length of {smallest} to {largest}"
+        )
+    blocks: list[IPv4Network] = []
+    for text in pools:
+        try:
+            block = IPv4Network(text)
+        except ValueError as error:
+            raise InvalidSpec(
+                f"invalid default address pool {text}: {error}; write one such as 10.20.0.0/16"
+            ) from error
+        if any(block.overlaps(other) for other in blocks):
+            raise InvalidSpec(f"invalid default address pool {text}: it overlaps with another one")
+        if block.prefixlen > (subnet_size or 24):
+            raise InvalidSpec(
+                f"invalid CIDR: subnet size {subnet_size or 24} must be equal to or greater than the pool's own "
+                f"prefix length, which is {block.prefixlen}"
+            )
+        blocks.append(block)
+    return tuple(str(block) for block in blocks)
+
+
+def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
+    """A spec with everything `new` says, and `old` where it says nothing.
+
+    Raises:
+        InvalidSpec, Unsupported.
+    """
+    if new.name not in ("", old.name):
+        raise InvalidSpec("modification of cluster name is not allowed")
+    if new.encryption_config.auto_lock_managers:
+        raise Unsupported("locking managers with a key is not possible yet; leave --autolock away")
+    if new.ca_config.external_cas:
+        raise Unsupported("external certificate authorities are not possible; the swarm uses its own")
+    if new.ca_config.signing_ca_cert or new.ca_config.signing_ca_key:
+        raise Unsupported("bringing an own root certificate is not possible yet; the swarm makes its own")
+    if new.ca_config.force_rotate != old.ca_config.force_rotate and new.ca_config.force_rotate:
+        raise Unsupported("rotating the root certificate is not possible yet")
+    if new.dispatcher.heartbeat_period < 0:
+        raise InvalidSpec("heartbeat time period cannot be a negative duration")
+    if (new.orchestration.task_history_retention_limit or 0) < 0:
+        raise InvalidSpec("task history retention limit cannot be negative")
+    life = new.ca_config.node_cert_expiry
+    if life and life < MIN_CERTIFICATE_LIFE:
+        raise InvalidSpec(f"minimum certificate expiry time is: {format_duration(MIN_CERTIFICATE_LIFE)}")
+    return msgspec.structs.replace(
+        old,
+        labels=new.labels or old.labels,
+        orchestration=_merged_orchestration(old.orchestration, new.orchestration),
+        raft=_merged_raft(old.raft, new.raft),
+        dispatcher=DispatcherConfig(
+            heartbeat_period=new.dispatcher.heartbeat_period or old.dispatcher.heartbeat_period
+        ),
+        ca_config=msgspec.structs.replace(old.ca_config, node_cert_expiry=life or old.ca_config.node_cert_expiry),
+        task_defaults=new.task_defaults if new.task_defaults.log_driver else old.task_defaults,
+    )
+
+
+def _merged_orchestration(old: OrchestrationConfig, new: OrchestrationConfig) -> OrchestrationConfig:
+    return old if new.task_history_retention_limit is None else new
+
+
+def _merged_raft(old: RaftConfig, new: RaftConfig) -> RaftConfig:
+    return RaftConfig(
+        snapshot_interval=new.snapshot_interval or old.snapshot_interval,
+        keep_old_snapshots=old.keep_old_snapshots if new.keep_old_snapshots is None else new.keep_old_snapshots,
+        log_entries_for_slow_followers=new.log_entries_for_slow_followers or old.log_entries_for_slow_followers,
+        election_tick=new.election_tick or old.election_tick,
+        heartbeat_tick=new.heartbeat_tick or old.heartbeat_tick,
+    )
+
+
+class ClusterSettings:
+    """Operations on the cluster object."""
+
+    def __init__(self, writes: Writes) -> None:
+        self._writes = writes
+
+    async def update(self, version: int, spec: SwarmSpec, *, rotate_worker: bool, rotate_manager: bool) -> Cluster:
+        """Change settings of the cluster as of `version`, and make new join tokens; members do not feel those."""
+
+        def operation(view: View) -> list[Change]:
+            old = the_cluster(view)
+            self._writes.revisions.check("cluster", old, version)
+            tokens = JoinTokens(
+                worker=self._token(old) if rotate_worker else old.join_tokens.worker,
+                manager=self._token(old) if rotate_manager else old.join_tokens.manager,
+            )
+            return [Put(msgspec.structs.replace(old, spec=merged_spec(old.spec, spec), join_tokens=tokens))]
+
+        await self._writes.transact(operation)
+        return the_cluster(self._writes.view)
+
+    def _token(self, cluster: Cluster) -> str:
+        if cluster.authority is None:
+            raise Unavailable("the swarm's certificate authority is not set up; join tokens cannot be made")
+        return str(new_token(cluster.authority.certificate_pem, self._writes.random_bytes))

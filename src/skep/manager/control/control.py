@@ -1,0 +1,156 @@
+"""The control operations as the API sees them: everything under one roof.
+
+Edge: asyncio through its parts. It is `skep.api.backend.Control` by shape; that Protocol lies in a layer above, so the
+daemon, which passes one for the other, is where the type checker compares them.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from skep.manager.control import find
+from skep.manager.control.cluster import ClusterSettings
+from skep.manager.control.files import Configs, Sealer, Secrets
+from skep.manager.control.networks import Networks
+from skep.manager.control.nodes import Nodes
+from skep.manager.control.services import Services
+from skep.manager.control.writes import Writes
+from skep.manager.replica import Replica, Subscription
+from skep.model.cluster import Cluster, SwarmSpec
+from skep.model.network import Network, NetworkSpec
+from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
+from skep.model.service import Service, ServiceSpec
+from skep.model.task import Task
+from skep.ports.clock import Clock, Dice
+from skep.ports.logs import LogSource, TaskLogEntry
+from skep.ports.runtime import LogOptions
+from skep.store.state import View
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What control operations need besides the state.
+
+    Attributes:
+        tls_info: What the API says of the swarm's trust, as of now.
+        sealer: Under the cluster's data key.
+    """
+
+    clock: Clock
+    dice: Dice
+    tls_info: Callable[[], TLSInfo]
+    sealer: Sealer
+    logs: LogSource
+
+
+class SwarmControl:
+    """Implements `api.backend.Control` on an opened replica."""
+
+    def __init__(self, replica: Replica, surroundings: Surroundings) -> None:
+        writes = Writes(replica, surroundings.clock, surroundings.dice)
+        self._replica = replica
+        self._surroundings = surroundings
+        self._services = Services(writes)
+        self._networks = Networks(writes, replica.watch)
+        self._nodes = Nodes(writes)
+        self._settings = ClusterSettings(writes)
+        self._secrets = Secrets(writes, surroundings.sealer)
+        self._configs = Configs(writes)
+
+    @property
+    def view(self) -> View:
+        return self._replica.view
+
+    @property
+    def tls_info(self) -> TLSInfo:
+        return self._surroundings.tls_info()
+
+    def watch(self) -> Subscription:
+        return self._replica.watch()
+
+    # --- finding ---------------------------------------------------------------
+
+    def find_service(self, reference: str) -> Service:
+        return find.find_service(self.view, reference)
+
+    def find_task(self, reference: str) -> Task:
+        return find.find_task(self.view, reference)
+
+    def find_node(self, reference: str) -> Node:
+        return find.find_node(self.view, reference)
+
+    def find_network(self, reference: str) -> Network:
+        return find.find_network(self.view, reference)
+
+    def find_secret(self, reference: str) -> Secret:
+        return find.find_secret(self.view, reference)
+
+    def find_config(self, reference: str) -> Config:
+        return find.find_config(self.view, reference)
+
+    def cluster(self) -> Cluster:
+        return find.the_cluster(self.view)
+
+    # --- services ----------------------------------------------------------------
+
+    async def create_service(self, spec: ServiceSpec, *, registry_auth: str = "") -> Service:
+        return await self._services.create(spec)
+
+    async def update_service(
+        self, reference: str, version: int, spec: ServiceSpec, *, registry_auth: str = "", is_rollback: bool = False
+    ) -> Service:
+        if is_rollback:
+            return await self._services.roll_back(reference, version)
+        return await self._services.update(reference, version, spec)
+
+    async def remove_service(self, reference: str) -> None:
+        await self._services.remove(reference)
+
+    def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+        return self._surroundings.logs.logs(tasks, options)
+
+    # --- nodes, networks, the cluster ------------------------------------------------
+
+    async def update_node(self, reference: str, version: int, spec: NodeSpec) -> Node:
+        return await self._nodes.update(reference, version, spec)
+
+    async def remove_node(self, reference: str, *, is_forced: bool) -> None:
+        await self._nodes.remove(reference, is_forced=is_forced)
+
+    async def create_network(self, spec: NetworkSpec) -> Network:
+        return await self._networks.create(spec)
+
+    async def remove_network(self, reference: str) -> None:
+        await self._networks.remove(reference)
+
+    async def update_cluster(
+        self,
+        version: int,
+        spec: SwarmSpec,
+        *,
+        rotate_worker_token: bool = False,
+        rotate_manager_token: bool = False,
+    ) -> Cluster:
+        return await self._settings.update(
+            version, spec, rotate_worker=rotate_worker_token, rotate_manager=rotate_manager_token
+        )
+
+    # --- secrets and configs -----------------------------------------------------------
+
+    async def create_secret(self, spec: SecretSpec) -> Secret:
+        return await self._secrets.create(spec)
+
+    async def update_secret(self, reference: str, version: int, spec: SecretSpec) -> Secret:
+        return await self._secrets.update(reference, version, spec)
+
+    async def remove_secret(self, reference: str) -> None:
+        await self._secrets.remove(reference)
+
+    async def create_config(self, spec: ConfigSpec) -> Config:
+        return await self._configs.create(spec)
+
+    async def update_config(self, reference: str, version: int, spec: ConfigSpec) -> Config:
+        return await self._configs.update(reference, version, spec)
+
+    async def remove_config(self, reference: str) -> None:
+        await self._configs.remove(reference)

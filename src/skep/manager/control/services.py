@@ -1,0 +1,92 @@
+"""Services: create, update, roll back, remove.
+
+Edge: asyncio through `Writes`. Source: swarmkit/manager/controlapi/service.go.
+"""
+
+import msgspec
+
+from skep.manager.control.find import find_service
+from skep.manager.control.service_checks import check_kept, checked_service
+from skep.manager.control.writes import Writes
+from skep.model.base import Nanoseconds
+from skep.model.errors import InUse, NotFound
+from skep.model.service import Service, ServiceSpec, UpdateStatus
+from skep.store.changes import Put
+from skep.store.state import View
+
+
+class Services:
+    """Operations on services."""
+
+    def __init__(self, writes: Writes) -> None:
+        self._writes = writes
+
+    async def create(self, spec: ServiceSpec) -> Service:
+        """Store a new service; the leader does the rest."""
+        id = self._writes.new_id()
+        await self._writes.transact(
+            lambda view: [
+                Put(Service(id=id, spec=checked_service(view, spec), spec_version=view.revision + 1)),
+            ]
+        )
+        return self._stored(id)
+
+    async def update(self, reference: str, version: int, spec: ServiceSpec) -> Service:
+        """Replace the spec of the service as of `version`."""
+        service = find_service(self._writes.view, reference)
+
+        def operation(view: View) -> list[Put]:
+            old = find_service(view, service.id)
+            self._writes.revisions.check("service", old, version)
+            check_kept(old.spec, spec)
+            return [Put(updated(old, checked_service(view, spec, old.id), view.revision + 1))]
+
+        await self._writes.transact(operation)
+        return self._stored(service.id)
+
+    async def roll_back(self, reference: str, version: int) -> Service:
+        """Swap the spec of the service as of `version` with the one before."""
+        service = find_service(self._writes.view, reference)
+        now = self._writes.clock.now()
+
+        def operation(view: View) -> list[Put]:
+            old = find_service(view, service.id)
+            self._writes.revisions.check("service", old, version)
+            if old.previous_spec is None:
+                raise InUse(f"service {old.id} does not have a previous spec")
+            spec = checked_service(view, old.previous_spec, old.id)
+            return [Put(rolled_back(old, spec, view.revision + 1, now))]
+
+        await self._writes.transact(operation)
+        return self._stored(service.id)
+
+    async def remove(self, reference: str) -> None:
+        """Have a service's tasks stopped; the leader deletes it after the last of them."""
+        service = find_service(self._writes.view, reference)
+        await self._writes.transact(
+            lambda view: [Put(msgspec.structs.replace(find_service(view, service.id), removing=True))]
+        )
+
+    def _stored(self, id: str) -> Service:
+        service = self._writes.view.services.get(id)
+        if service is None:
+            raise NotFound(f"service {id} not found")  # Removed by someone else this very moment.
+        return service
+
+
+def updated(old: Service, spec: ServiceSpec, spec_version: int) -> Service:
+    """A service with a new spec. Nothing happened yet of this update, whatever became of the last one."""
+    return msgspec.structs.replace(
+        old,
+        spec=spec,
+        spec_version=max(spec_version, old.spec_version + 1),
+        previous_spec=old.spec,
+        previous_spec_version=old.spec_version,
+        update_status=None,
+    )
+
+
+def rolled_back(old: Service, spec: ServiceSpec, spec_version: int, now: Nanoseconds) -> Service:
+    """A service on its way back to the spec before."""
+    status = UpdateStatus(state="rollback_started", started_at=now, message="manually requested rollback")
+    return msgspec.structs.replace(updated(old, spec, spec_version), update_status=status)
