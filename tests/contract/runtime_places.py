@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,13 +36,38 @@ class Place(Protocol):
         """Drop a driver object as a killed daemon does."""
         ...
 
+    def service_pids(self) -> Sequence[int]:
+        """The engine's own processes, if it has any."""
+        ...
 
-class ProcessPlace:
-    name, is_real = "process", True
+    def wipe_run_dir(self) -> None:
+        """Lose what a reboot loses."""
+        ...
+
+
+class RealPlace:
+    """What real engines share. Attributes: folder: holds `root` and `run`."""
+
+    is_real = True
 
     def __init__(self, folder: Path, sandbox: Path) -> None:
         self.sandbox = sandbox
         self.folder = folder
+
+    def service_pids(self) -> Sequence[int]:
+        return ()
+
+    def wipe_run_dir(self) -> None:
+        """Empty the run directory, and unmount what only the dead machine's kernel had mounted."""
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            mounted = line.split()[1]
+            if mounted.startswith(f"{self.folder}/"):
+                subprocess.run(["umount", mounted], check=True)
+        shutil.rmtree(self.folder / "run")
+
+
+class ProcessPlace(RealPlace):
+    name = "process"
 
     def open(self) -> ProcessRuntime:
         return ProcessRuntime(
@@ -53,12 +78,11 @@ class ProcessPlace:
         await runtime.close()
 
 
-class PodmanPlace:
-    name, is_real = "podman", True
+class PodmanPlace(RealPlace):
+    name = "podman"
 
-    def __init__(self, folder: Path, sandbox: Path) -> None:
-        self.sandbox = sandbox
-        self.folder = folder
+    def service_pids(self) -> Sequence[int]:
+        return [int((self.folder / "run/service.pid").read_text())]
 
     def open(self) -> PodmanRuntime:
         return PodmanRuntime(

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +13,7 @@ import pytest
 from tests.contract import runtime_places
 from tests.contract.runtime_places import IMAGE, Place
 
+from skep.edge.exitwatch import wait_process
 from skep.model.service import Limits, Mount, TmpfsOptions
 from skep.ports.runtime import (
     Container,
@@ -386,6 +389,54 @@ async def test_an_end_nobody_watched_is_found(place: Place, runtime: Runtime) ->
     finally:
         await place.abandon(fresh)
         await runtime.start()
+
+
+async def test_a_container_killed_with_its_supervisor_has_ended(place: Place, runtime: Runtime) -> None:
+    needs_kernel(place)
+    container_id = await launch(runtime, a_config(place, DEAF_TO_TERM))
+    pid = (await runtime.inspect(container_id)).pid
+    kill(parent_of(pid), pid)
+    ended = await wait_exit(runtime, container_id)
+    assert ended.exit_code == 137
+    assert (await runtime.run(container_id)).state is ContainerState.EXITED
+    await runtime.remove(container_id)
+    assert await runtime.list_containers() == []
+
+
+@pytest.mark.parametrize("is_run_dir_wiped", [False, True], ids=["kept", "wiped"])
+async def test_after_a_power_cut_nothing_runs(place: Place, runtime: Runtime, is_run_dir_wiped: bool) -> None:
+    needs_kernel(place)
+    container_id = await launch(runtime, a_config(place, DEAF_TO_TERM))
+    waiting = await runtime.create(a_config(place, "exit 0"))
+    pid = (await runtime.inspect(container_id)).pid
+    await place.abandon(runtime)
+    kill(*place.service_pids(), parent_of(pid), pid)
+    await wait_process(pid)
+    if is_run_dir_wiped:
+        place.wipe_run_dir()
+    fresh = place.open()
+    await fresh.start()
+    try:
+        found = {each.id: each for each in await fresh.list_containers()}
+        assert (found[container_id].state, found[container_id].exit_code) == (ContainerState.EXITED, 137)
+        assert found[waiting].state is ContainerState.CREATED
+        again = await launch(fresh, a_config(place, "exit 5"))
+        assert (await wait_exit(fresh, again)).exit_code == 5
+        for each in found:
+            await fresh.remove(each)
+        assert [each.id for each in await fresh.list_containers()] == [again]
+    finally:
+        await place.abandon(fresh)
+        await runtime.start()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 # --- what the process sees ---------------------------------------------------

@@ -16,6 +16,7 @@ from skep.model.base import Nanoseconds
 from skep.ports.runtime import EngineUnreachable, ExecResult
 
 OUTPUT_LIMIT = 4096  # Docker keeps as much of a health check's output.
+CLIENT_LIMIT_S = 2.0
 SECOND = 1_000_000_000
 
 
@@ -50,8 +51,7 @@ async def exec_in(
                 return ExecResult(exit_code=await process.wait(), output=output)
         finally:
             if process.returncode is None:
-                _kill(pid_file, process)
-                await process.wait()
+                await _kill(pid_file, process)
 
 
 async def _collect(process: asyncio.subprocess.Process) -> bytes:
@@ -63,9 +63,18 @@ async def _collect(process: asyncio.subprocess.Process) -> bytes:
     return kept
 
 
-def _kill(pid_file: Path, process: asyncio.subprocess.Process) -> None:
-    """Kill the command with its group (the runtime makes it a session leader), then the runtime's client."""
+async def _kill(pid_file: Path, process: asyncio.subprocess.Process) -> None:
+    """Kill the command with its group (the runtime makes it a session leader), then the runtime's client if it must be.
+
+    The client is left to collect the command: as an orphan it would be the host's first process's to collect, and until
+    that does so the container could not end.
+    """
     with suppress(OSError, ValueError):
         os.killpg(int(pid_file.read_text()), signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        process.kill()
+    try:
+        async with asyncio.timeout(CLIENT_LIMIT_S):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

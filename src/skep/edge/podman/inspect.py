@@ -5,6 +5,7 @@ Pure: JSON to values. Source: podman 4.3, `GET /libpod/containers/json` and `GET
 
 import msgspec
 
+from skep.edge.oci_state import UNSEEN_END, UNSEEN_EXIT_CODE
 from skep.lib import timestamps
 from skep.model.base import Nanoseconds
 from skep.ports.runtime import Container, ContainerState
@@ -20,12 +21,12 @@ STATES = {
     "exited": ContainerState.EXITED,
     "removing": ContainerState.EXITED,
 }
-UNKNOWN_EXIT_CODE = 137  # Nobody saw it end (its conmon was killed, the machine lost power): as if killed.
 
 
 class _State(msgspec.Struct, rename="pascal"):
     status: str
     pid: int = 0
+    conmon_pid: int = 0
     exit_code: int = 0
     oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
     started_at: str = timestamps.ZERO
@@ -58,7 +59,14 @@ class Inspection(msgspec.Struct, rename="pascal"):
 
     @property
     def status(self) -> ContainerState:
-        return STATES.get(self.state.status, ContainerState.EXITED)
+        status = STATES.get(self.state.status, ContainerState.EXITED)
+        return ContainerState.EXITED if self._was_forgotten else status
+
+    @property
+    def _was_forgotten(self) -> bool:
+        """After a reboot podman calls what ran before `created`; only its start time tells."""
+        status = STATES.get(self.state.status, ContainerState.EXITED)
+        return status is ContainerState.CREATED and _moment(self.state.started_at) > 0
 
     @property
     def log_path(self) -> str:
@@ -74,12 +82,16 @@ class Inspection(msgspec.Struct, rename="pascal"):
             labels=self.config.labels or {},
             state=self.status,
             pid=self.state.pid if self.status is ContainerState.RUNNING else 0,
-            exit_code=_exit_code(self.state.exit_code) if is_exited else None,
+            exit_code=self._exit_code() if is_exited else None,
             is_oom_killed=is_exited and self.state.oom_killed,
             started_at=started_at,
             finished_at=(_moment(self.state.finished_at) or started_at) if is_exited else 0,
-            error=self.state.error,
+            error=UNSEEN_END if self._was_forgotten else self.state.error,
         )
+
+    def _exit_code(self) -> int:
+        was_seen = self.state.exit_code >= 0 and not self._was_forgotten
+        return self.state.exit_code if was_seen else UNSEEN_EXIT_CODE
 
 
 class Listed(msgspec.Struct, rename="pascal"):
@@ -95,10 +107,6 @@ def read_inspection(body: bytes) -> Inspection:
 
 def read_list(body: bytes) -> list[Listed]:
     return msgspec.json.decode(body, type=list[Listed] | None) or []
-
-
-def _exit_code(code: int) -> int:
-    return code if code >= 0 else UNKNOWN_EXIT_CODE
 
 
 def _moment(text: str) -> Nanoseconds:

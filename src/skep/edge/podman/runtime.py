@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from skep.edge import crilog, machine, oci_exec
+from skep.edge import crilog, machine, oci_exec, oci_state
 from skep.edge.engine_configuration import EngineSettings
 from skep.edge.engine_service import EngineService
 from skep.edge.exitwatch import ExitWatch, wait_process
@@ -199,9 +199,28 @@ class PodmanRuntime:
         if not answer.is_ok:
             raise RuntimeFailure(answer.failure)
         try:
-            return read_inspection(answer.body)
+            inspection = read_inspection(answer.body)
         except msgspec.DecodeError as error:
             raise EngineUnreachable(f"podman describes {name_or_id} in an unknown form: {error}") from error
+        if self._was_orphaned(inspection):
+            return await self._find(name_or_id)
+        return inspection
+
+    def _was_orphaned(self, inspection: Inspection) -> bool:
+        """Whether a container lost its supervisor and is dead; if so, write its exit file in the supervisor's stead.
+
+        Podman 4 trusts that file alone: without it such a container runs for ever and cannot be removed.
+        """
+        if inspection.state.status not in ("running", "paused", "stopping"):
+            return False
+        process = oci_state.first_process(self._settings.runtime_root / inspection.id)
+        if process.pid or oci_state.is_supervisor(inspection.state.conmon_pid, inspection.id):
+            return False
+        exit_file = self._settings.run_dir / "libpod" / "exits" / inspection.id
+        if exit_file.exists() or not exit_file.parent.is_dir():
+            return False
+        exit_file.write_text(str(oci_state.UNSEEN_EXIT_CODE))
+        return True
 
     async def _inspect(self, container_id: str) -> Inspection:
         inspection = await self._find(container_id)

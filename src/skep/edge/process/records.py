@@ -4,7 +4,6 @@ Edge: small files and /proc. Nothing is kept in memory that a killed daemon woul
 read from the files that conmon and the OCI runtime write.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from skep.edge import oci_state
+from skep.edge.oci_state import UNSEEN_END, UNSEEN_EXIT_CODE
 from skep.model.base import Labels, Nanoseconds
 from skep.ports.runtime import Container, ContainerState
-
-UNSEEN_EXIT_CODE = 137
-UNSEEN_END = "its end was not seen: the machine or its supervisor went down while it ran"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +34,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     tty: bool = False
     open_stdin: bool = False
     anonymous_volumes: list[str] = []
-
-
-class _RuntimeState(msgspec.Struct):
-    """The part of runc's state.json we need."""
-
-    init_process_pid: int = 0
-    init_process_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +141,25 @@ class Records:
         """Say what state a container is in now."""
         places = self.places(record.id)
         exit_code = _read_number(places.exit_folder / record.id)
-        pid, is_waiting = _first_process(places.runtime_folder)
+        process = oci_state.first_process(places.runtime_folder)
         has_launched = places.launched.exists()
-        if exit_code is None and has_launched and not pid and not _is_conmon(places, record.id):
+        if (
+            exit_code is None
+            and has_launched
+            and not process.pid
+            and not oci_state.is_supervisor(_read_number(places.conmon_pid) or 0, record.id)
+        ):
             exit_code = _read_number(places.exit_folder / record.id)  # Written between our two looks?
             exit_code = UNSEEN_EXIT_CODE if exit_code is None else exit_code
         if exit_code is not None:
             return self._ended(record, places, exit_code)
-        is_running = has_launched and places.started.exists() and not is_waiting
+        is_running = has_launched and places.started.exists() and not process.is_waiting
         return Container(
             id=record.id,
             name=record.name,
             labels=record.labels,
             state=ContainerState.RUNNING if is_running else ContainerState.CREATED,
-            pid=pid if is_running else 0,
+            pid=process.pid if is_running else 0,
             started_at=_started_at(places) if is_running else 0,
         )
 
@@ -191,38 +187,6 @@ def _started_at(places: Places) -> Nanoseconds:
     with suppress(FileNotFoundError):
         return places.launched.stat().st_mtime_ns
     return 0
-
-
-def _first_process(runtime_folder: Path) -> tuple[int, bool]:
-    """The pid of a container's first process, 0 if it is gone; and whether it still waits to be let go."""
-    try:
-        state = msgspec.json.decode((runtime_folder / "state.json").read_bytes(), type=_RuntimeState)
-    except (OSError, msgspec.DecodeError):
-        return 0, False
-    pid = state.init_process_pid
-    if not pid or _start_ticks(pid) != state.init_process_start:
-        return 0, False
-    return pid, (runtime_folder / "exec.fifo").exists()
-
-
-def _start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; -1 if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return -1
-    return -1 if fields[0] in "ZX" else int(fields[19])
-
-
-def _is_conmon(places: Places, container_id: str) -> bool:
-    """Whether its supervisor lives: then its exit code is still to come."""
-    pid = _read_number(places.conmon_pid)
-    if not pid:
-        return False
-    try:
-        return os.fsencode(container_id) in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _read_number(path: Path) -> int | None:
