@@ -1,6 +1,6 @@
 """One round of decisions: each builds on what the ones before it would change, and all of it is one plan.
 
-Pure: the loop in `manager.leader` commits the plan and comes back when it says.
+Pure: the loop in `manager.loop` commits the plan and comes back when it says.
 """
 
 from collections.abc import Iterable

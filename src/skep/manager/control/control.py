@@ -14,6 +14,7 @@ from skep.manager.control.networks import Networks
 from skep.manager.control.nodes import Nodes
 from skep.manager.control.services import Services
 from skep.manager.control.writes import Writes
+from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica, Subscription
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.network import Network, NetworkSpec
@@ -44,7 +45,11 @@ class Surroundings:
 
 
 class SwarmControl:
-    """Implements `api.backend.Control` on an opened replica."""
+    """Implements `api.backend.Control` on an opened replica.
+
+    Attributes:
+        registry: For the control port, which lets nodes in; its writes take turns with those of users.
+    """
 
     def __init__(self, replica: Replica, surroundings: Surroundings) -> None:
         writes = Writes(replica, surroundings.clock, surroundings.dice)
@@ -56,6 +61,7 @@ class SwarmControl:
         self._settings = ClusterSettings(writes)
         self._secrets = Secrets(writes, surroundings.sealer)
         self._configs = Configs(writes)
+        self.registry = NodeRegistry(writes)
 
     @property
     def view(self) -> View:

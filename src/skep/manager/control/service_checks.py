@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from skep.core import allocate, constraints
+from skep.core import allocate, schedule
 from skep.manager.control.checks import check_name
 from skep.manager.control.container_checks import check_container
 from skep.manager.control.find import find_network
@@ -18,7 +18,6 @@ from skep.model.service import (
     Placement,
     Replicated,
     ReplicatedJob,
-    ResourceRequirements,
     RestartPolicy,
     ServiceMode,
     ServiceSpec,
@@ -27,8 +26,6 @@ from skep.model.service import (
 )
 from skep.store.state import View
 
-MIN_CPU_NANO: Final = 1_000_000
-MIN_MEMORY_BYTES: Final = 4 * 1024 * 1024
 LOCAL_NETWORKS: Final = ("bridge", "host", "none")
 SPREAD_KEYS: Final = ("node.labels.", "engine.labels.")
 
@@ -44,6 +41,7 @@ def checked_service(view: View, spec: ServiceSpec, service_id: str = "") -> Serv
         InvalidSpec, NotFound, Conflict, Forbidden, Unsupported.
     """
     check_name(spec.name)
+    schedule.check_spec(spec)
     spec = msgspec.structs.replace(
         spec,
         mode=_checked_mode(spec.mode),
@@ -124,29 +122,10 @@ def _checked_task(view: View, template: TaskSpec) -> TaskSpec:
         raise Unsupported(f"services of runtime {template.runtime} are not possible; use containers")
     if template.container_spec is None:
         raise InvalidSpec("TaskSpec: missing runtime")
-    _check_resources(template.resources or ResourceRequirements())
     _check_restart(template.restart_policy or RestartPolicy())
     _check_placement(template.placement or Placement())
     check_container(view, template.container_spec)
     return msgspec.structs.replace(template, networks=_resolved(view, template.networks))
-
-
-def _check_resources(resources: ResourceRequirements) -> None:
-    for part in (resources.limits, resources.reservations):
-        if part is None:
-            continue
-        if part.nano_cpus and part.nano_cpus < MIN_CPU_NANO:
-            raise InvalidSpec(f"invalid cpu value {part.nano_cpus / 1e9:g}: Must be at least {MIN_CPU_NANO / 1e9:g}")
-        if part.memory_bytes and part.memory_bytes < MIN_MEMORY_BYTES:
-            raise InvalidSpec(f"invalid memory value {part.memory_bytes}: Must be at least 4MiB")
-    if resources.limits and resources.limits.pids < 0:
-        raise InvalidSpec("invalid limit for pids: it cannot be negative")
-    reserved = resources.reservations.generic_resources if resources.reservations else None
-    for generic in reserved or []:
-        if generic.named_resource_spec is not None:
-            raise InvalidSpec("invalid generic-resource request, only discrete resources may be reserved by services")
-        if generic.discrete_resource_spec is None or not generic.discrete_resource_spec.kind:
-            raise InvalidSpec("invalid generic-resource request: a kind must be given")
 
 
 def _check_restart(policy: RestartPolicy) -> None:
@@ -159,9 +138,6 @@ def _check_restart(policy: RestartPolicy) -> None:
 
 
 def _check_placement(placement: Placement) -> None:
-    constraints.parse(placement.constraints)
-    if placement.max_replicas < 0:
-        raise InvalidSpec("TaskSpec: max-replicas-per-node cannot be negative")
     for preference in placement.preferences or []:
         key = preference.spread.spread_descriptor if preference.spread else ""
         if not key.lower().startswith(SPREAD_KEYS):
