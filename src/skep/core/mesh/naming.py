@@ -17,18 +17,19 @@ GATEWAY_PREFIX: Final = "skg"
 PORT_PREFIX: Final = "skt"
 SANDBOX_GATEWAY_DEVICE: Final = "gw"
 
+ROUTER_PREFIX: Final = "net-"
 GATEWAY_NEXT_HOP: Final = "169.254.1.1"
 """What a sandbox's default route points at. No interface carries it: both ends have fixed neighbour entries."""
 
 LOCAL_POOL: Final = ipaddress.IPv4Network("169.254.64.0/18")
-"""Gateway addresses of tasks without an ingress address. Link-local, seen by this node only: what leaves is translated."""
+"""Gateway addresses of tasks without an ingress address. Seen by this node only: what leaves is translated."""
 
 ROUTER_MAC: Final = "02:5e:00:00:00:01"
 """The router's end of every cable; each cable is a link of its own, so one address serves all."""
 
 DNS_ADDRESS: Final = "127.0.0.11"
 DNS_PORT: Final = 61053
-"""Where the agent's DNS server listens in a sandbox: above the ephemeral ports, so that a task may have port 53 itself."""
+"""Where the agent's DNS server listens in a sandbox: above the ephemeral ports; a task may have port 53 itself."""
 
 MARK_TAG: Final = 0x5E000000
 MARK_MASK: Final = 0xFF000000
@@ -48,7 +49,17 @@ def root_space() -> str:
 
 def router_space(network_id: str) -> str:
     """The space that routes one overlay network; also the name of its namespace file."""
-    return f"net-{network_id}"
+    return f"{ROUTER_PREFIX}{network_id}"
+
+
+def is_router(namespace: str) -> bool:
+    """Whether a namespace is a router's; the others are tasks'."""
+    return namespace.startswith(ROUTER_PREFIX)
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is of the node-local pool; empty is not."""
+    return bool(address) and ipaddress.IPv4Address(address) in LOCAL_POOL
 
 
 def gateway_device(task_id: str) -> str:
@@ -59,6 +70,11 @@ def gateway_device(task_id: str) -> str:
 def port_device(task_id: str) -> str:
     """A router's end of a task's cable; a task is at most once on a network."""
     return PORT_PREFIX + _digest(task_id)[:11]
+
+
+def is_ours(device: str) -> bool:
+    """Whether a device's name says that Skep made it."""
+    return device in (INGRESS_DEVICE, TUNNEL_DEVICE) or device.startswith((GATEWAY_PREFIX, PORT_PREFIX))
 
 
 def node_mac(node_id: str) -> str:

@@ -1,9 +1,9 @@
 """nft text: what a namespace's table looks like, and the transaction from one program to the next.
 
 Pure. One table per namespace, named `skep`. Its skeleton (sets, maps, base chains) changes with the node's surroundings
-only; services are chains of their own reached through verdict maps, so that a packet's cost does not grow with them and a change
-rewrites one chain. Base chains that forbid come before raw and filter priorities: a user's `accept` elsewhere does
-not open them. Source: nft(8), netfilter hook priorities.
+only; services are chains of their own reached through verdict maps, so that a packet's cost does not grow with them
+and a change rewrites one chain. Base chains that forbid come before raw and filter priorities: a user's `accept`
+elsewhere does not open them. Source: nft(8), netfilter hook priorities.
 """
 
 from collections import defaultdict
@@ -211,7 +211,8 @@ def reload(space: Space, facts: Facts) -> str:
         for fact, value in own.items()
         if isinstance(fact, Chain) and isinstance(value, Balance)
     )
-    return f"table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n{services}{skeleton}}}\n{_put_elements(own.items())}"
+    table = f"table ip {name} {{\n{services}{skeleton}}}\n"
+    return f"table ip {name}\ndelete table ip {name}\n{table}{_put_elements(own.items())}"
 
 
 def amend(space: Space, edits: Edits, known: Facts) -> str:
