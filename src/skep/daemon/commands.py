@@ -1,0 +1,48 @@
+"""`skep daemon`: the daemon's command line.
+
+Edge: the terminal.
+"""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from skep.daemon.config import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, DEFAULT_SOCKET, ENGINES, DaemonConfig
+
+path_type = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--data-dir", type=path_type, default=DEFAULT_DATA_DIR, show_default=True, help="What must survive.")
+@click.option("--run-dir", type=path_type, default=DEFAULT_RUN_DIR, show_default=True, help="What a reboot clears.")
+@click.option("--socket", type=path_type, default=DEFAULT_SOCKET, show_default=True, help="The Engine API's socket.")
+@click.option("--group", default="", help="Group that may use the socket.")
+@click.option("--engine", type=click.Choice(ENGINES), default="podman", show_default=True)
+@click.option("--cgroup-parent", default="", help="Control group the containers go below.")
+@click.option("--image-store", type=path_type, multiple=True, help="Further image store to read; may be repeated.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def daemon(
+    data_dir: Path,
+    run_dir: Path,
+    socket: Path,
+    group: str,
+    engine: str,
+    cgroup_parent: str,
+    image_store: tuple[Path, ...],
+    log_level: str,
+) -> None:
+    """Run the daemon that makes this machine a node; it ends on SIGTERM and touches no container then."""
+    from skep.daemon.main import run  # Imported late: it brings the whole daemon along.
+
+    config = DaemonConfig(
+        data_dir=data_dir.absolute(),
+        run_dir=run_dir.absolute(),
+        socket=socket.absolute(),
+        socket_group=group,
+        engine=engine,
+        cgroup_parent=cgroup_parent,
+        image_stores=tuple(image_store),
+        log_level=log_level,
+    )
+    raise SystemExit(asyncio.run(run(config)))

@@ -1,0 +1,85 @@
+"""skepd from start to end: lock, engine, node, API socket, and a clean stop on SIGTERM.
+
+Edge: the process.
+"""
+
+import asyncio
+import signal
+import socket
+
+import structlog
+
+from skep.api.server import ApiServer, SocketTaken
+from skep.daemon.config import DaemonConfig
+from skep.daemon.manager import Means
+from skep.daemon.membership import MembershipDamaged
+from skep.daemon.node import Node
+from skep.daemon.worker import make_runtime
+from skep.edge.clock import SystemClock, SystemDice
+from skep.edge.instance import InstanceLock, InstanceRunning, notify_ready
+from skep.edge.keyfile import KeyFileError
+from skep.ports.dataplane import DataPlaneFailure
+from skep.ports.runtime import RuntimeFailure
+from skep.ports.store import StoreError
+from skep.ports.transport import ListenFailed
+
+log = structlog.get_logger("skepd")
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+REFUSALS = (
+    InstanceRunning,
+    MembershipDamaged,
+    SocketTaken,
+    KeyFileError,
+    DataPlaneFailure,
+    RuntimeFailure,
+    StoreError,
+    ListenFailed,
+    LookupError,
+    PermissionError,
+)
+
+
+async def run(config: DaemonConfig) -> int:
+    """Run until told to stop.
+
+    Returns:
+        Exit status: 0 after SIGTERM or SIGINT, 1 where it could not start, with one line that says why.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[config.log_level]),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+    )
+    try:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        config.socket.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with InstanceLock(config.data_dir):
+            await _serve(config)
+    except REFUSALS as refusal:
+        log.error("skepd cannot run", reason=str(refusal))
+        return 1
+    return 0
+
+
+async def _serve(config: DaemonConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    means = Means(SystemClock(), SystemDice())
+    node = Node(config, socket.gethostname(), make_runtime(config), means)
+    api = ApiServer(node, means.clock)
+    try:
+        await node.start()
+        await api.start_unix(config.socket, config.socket_group or None)
+        notify_ready()
+        log.info("skepd is ready", socket=str(config.socket), engine=config.engine)
+        await stop.wait()
+    finally:
+        await api.close()
+        await node.close()

@@ -1,0 +1,141 @@
+"""A manager's parts, put together: store, state, decisions, control port and control operations.
+
+Edge: picks adapters. Opened when the node is, or becomes, a manager; closed when it stops or leaves.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from skep.agent.identity import NodeIdentity
+from skep.core.dispatch.dispatcher import Dispatcher
+from skep.daemon.config import split_address
+from skep.daemon.membership import Membership
+from skep.daemon.supervise import Supervisor
+from skep.edge import keyfile
+from skep.edge.control import ControlListener
+from skep.edge.sqlite import SqliteStore
+from skep.lib.ids import new_id
+from skep.manager.ca import CertificateAuthority
+from skep.manager.control.control import Surroundings, SwarmControl
+from skep.manager.control.writes import Writes
+from skep.manager.gate import Gate
+from skep.manager.join import Admission
+from skep.manager.leader import Leader
+from skep.manager.logs import TaskLogs
+from skep.manager.registry import NodeRegistry
+from skep.manager.replica import Replica
+from skep.manager.seal import DataKey, Seal
+from skep.manager.sessions import Sessions
+from skep.model.errors import Unavailable
+from skep.ports.clock import Clock, Dice
+from skep.ports.store import Store
+
+STORE_FILE = "store.db"
+CONTROL_PORT = 2377
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every part of the daemon draws on."""
+
+    clock: Clock
+    dice: Dice
+
+
+async def open_state(swarm_dir: Path, clock: Clock) -> tuple[Store, Replica]:
+    """Open the store and load the state.
+
+    Raises:
+        StoreError: The store is damaged or in use; the text says what to do.
+    """
+    store = await SqliteStore.open(swarm_dir / STORE_FILE)
+    replica = Replica(store, clock)
+    try:
+        await replica.open()
+    except BaseException:
+        await store.close()
+        raise
+    return store, replica
+
+
+def open_seal(swarm_dir: Path) -> Seal:
+    """The seal under the cluster's data key, as this manager keeps it."""
+    return Seal(DataKey.of(keyfile.load_or_create_data_key(swarm_dir)))
+
+
+class ManagerParts:
+    """A running manager."""
+
+    def __init__(self, membership: Membership, identity: NodeIdentity, means: Means) -> None:
+        self._membership = membership
+        self._identity = identity
+        self._means = means
+        self._supervisor = Supervisor()
+        self._store: Store | None = None
+        self._replica: Replica | None = None
+        self._listener: ControlListener | None = None
+        self._sessions: Sessions | None = None
+        self._control: SwarmControl | None = None
+
+    @property
+    def control(self) -> SwarmControl:
+        """The control operations.
+
+        Raises:
+            Unavailable: They are not open yet.
+        """
+        if self._control is None:
+            raise Unavailable("this manager is starting; try again in a moment")
+        return self._control
+
+    async def start(self, swarm_dir: Path) -> None:
+        """Open everything; returns when the control port listens.
+
+        Raises:
+            StoreError, ListenFailed, Unavailable: What is wrong, and what to do.
+        """
+        clock, dice = self._means.clock, self._means.dice
+        self._store, replica = await open_state(swarm_dir, clock)
+        self._replica = replica
+        cluster = replica.view.cluster
+        if cluster is None or cluster.authority is None:
+            raise Unavailable("the store holds no cluster; leave the swarm with --force and make a new one")
+        seal = open_seal(swarm_dir)
+        authority = CertificateAuthority.open(cluster.authority, seal)
+        leader = Leader(replica, clock, dice, own_node_id=self._membership.node_id)
+        epoch = new_id(dice.bytes)
+        dispatcher = Dispatcher(epoch, replica.view, clock.now())
+        sessions = Sessions(leader, dispatcher, lambda: replica.view, clock, epoch=epoch)
+        replica.observers.append(sessions.observe)
+        registry = NodeRegistry(Writes(replica, clock, dice))
+        admission = Admission.over(lambda: replica.view, lambda: authority, registry, clock)
+        self._sessions = sessions
+        self._control = SwarmControl(
+            replica,
+            Surroundings(
+                clock=clock,
+                dice=dice,
+                tls_info=lambda: authority.tls_facts,
+                sealer=seal,
+                logs=TaskLogs(sessions.open_stream, clock),
+            ),
+        )
+        self._listener = ControlListener(
+            Gate(admission, sessions), lambda: self._identity.credentials, self._membership.cluster_id
+        )
+        host, port = split_address(self._membership.listen_addr, CONTROL_PORT)
+        await self._listener.start(host, port)
+        self._supervisor.keep("decisions", leader.run)
+        self._supervisor.keep("sessions", sessions.run)
+
+    async def close(self) -> None:
+        """Close everything; what agents run goes on."""
+        if self._listener is not None:
+            await self._listener.close()
+        if self._sessions is not None:
+            self._sessions.close()
+        await self._supervisor.close()
+        if self._replica is not None:
+            await self._replica.close()
+        if self._store is not None:
+            await self._store.close()

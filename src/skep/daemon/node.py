@@ -1,0 +1,387 @@
+"""This machine as a node: in a swarm or out of one, and the way between.
+
+Edge: picks and owns the parts. Implements `api.backend.LocalNode`. Joining writes the membership last and leaving
+removes it first, so a daemon that is killed in between comes back as one or the other, never as half a member.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
+from skep.api.backend import Control, InitRequest, JoinRequest, LocalState
+from skep.core import identity as certificates
+from skep.daemon import membership as memberships
+from skep.daemon.config import CONTROL_PORT, DaemonConfig, is_address, split_address
+from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
+from skep.daemon.membership import Membership
+from skep.daemon.worker import WorkerParts
+from skep.edge import addresses, keyfile
+from skep.edge.control_client import HttpControlPort
+from skep.edge.instance import engine_id
+from skep.lib.ids import new_id
+from skep.manager.ca import CertificateAuthority
+from skep.manager.control.cluster import Founding, first_objects
+from skep.model.cluster import JoinTokens
+from skep.model.errors import InvalidSpec, NotManager, SkepError, Unavailable
+from skep.model.identity import Credentials, Identity, JoinToken, new_token
+from skep.model.identity import JoinRequest as CertificateRequest
+from skep.model.node import Availability, Role
+from skep.model.session import ManagerAddress
+from skep.ports.runtime import EngineFacts, Runtime
+from skep.ports.transport import TransportError
+
+log = structlog.get_logger(__name__)
+
+JOIN_S = 20.0
+"""How long a join waits to be welcomed; after that it goes on in the background."""
+NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
+    "command on a manager node or promote the current node to a manager."
+)
+NOT_MEMBER = "This node is not part of a swarm"
+MEMBER = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+LAST_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
+    "erases all current state of the swarm. Use `--force` to ignore this message. "
+)
+
+
+class Node:
+    """The daemon's node."""
+
+    def __init__(self, config: DaemonConfig, hostname: str, runtime: Runtime, means: Means) -> None:
+        self.hostname = hostname
+        self.data_dir: Path = config.data_dir
+        self.engine_id = engine_id(config.data_dir, means.dice.bytes)
+        self.started_at = means.clock.now()
+        self._config = config
+        self._runtime = runtime
+        self._means = means
+        self._changing = asyncio.Lock()
+        self._member: Membership | None = None
+        self._manager: ManagerParts | None = None
+        self._worker: WorkerParts | None = None
+        self._error = ""
+        self._departures: set[asyncio.Task[None]] = set()
+
+    # --- the daemon's life -----------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine and take up the membership this node had."""
+        await self._runtime.start()
+        member = memberships.load(self._config.swarm_dir)
+        credentials = keyfile.load_credentials(self._config.swarm_dir)
+        if member is None or credentials is None:
+            self._wipe()
+            return
+        try:
+            await self._enter(member, credentials)
+        except SkepError as refusal:
+            self._member, self._error = member, str(refusal)
+            log.error("this node is a member but cannot take part", reason=str(refusal))
+
+    async def close(self) -> None:
+        """Stop the daemon's part; containers, rules and membership stay."""
+        await self._close_parts()
+        await self._runtime.close()
+
+    async def _enter(self, member: Membership, credentials: Credentials) -> None:
+        swarm_dir = self._config.swarm_dir
+        identity = NodeIdentity(
+            credentials, lambda renewed: keyfile.save_credentials(swarm_dir, renewed), self._means.dice.fraction
+        )
+        self._member = member
+        if member.role == Role.MANAGER:
+            self._manager = ManagerParts(member, identity, self._means)
+            await self._manager.start(swarm_dir)
+        self._worker = WorkerParts(member, identity, self._runtime, self._means)
+        await self._worker.start(self._config, self.hostname, self._was_removed)
+
+    async def _close_parts(self) -> None:
+        worker, self._worker = self._worker, None
+        manager, self._manager = self._manager, None
+        if worker is not None:
+            await worker.close()
+        if manager is not None:
+            await manager.close()
+
+    # --- what the API asks -------------------------------------------------------------
+
+    @property
+    def passthrough(self) -> Path | None:
+        return self._runtime.passthrough
+
+    async def engine_facts(self) -> EngineFacts:
+        return await self._runtime.facts()
+
+    @property
+    def local_state(self) -> LocalState:
+        member = self._member
+        if member is None:
+            return LocalState()
+        is_manager = self._manager is not None
+        is_in = is_manager or (self._worker is not None and self._worker.is_connected)
+        state = "error" if self._error else "active" if is_in or self._was_welcomed() else "pending"
+        return LocalState(
+            state=state,
+            node_id=member.node_id,
+            node_addr=member.underlay,
+            has_control=is_manager,
+            error=self._error,
+            managers=self._known_managers(member),
+        )
+
+    def _was_welcomed(self) -> bool:
+        """Whether some manager ever took this node in: without one, what it has goes on and it stays active."""
+        return (self._config.swarm_dir / "agent" / "assignments").exists()
+
+    def _known_managers(self, member: Membership) -> Sequence[ManagerAddress]:
+        known = self._worker.managers if self._worker is not None else ()
+        return known or member.managers
+
+    def control(self) -> Control:
+        if self._manager is not None:
+            return self._manager.control
+        raise NotManager(NO_SWARM if self._member is None else WORKER)
+
+    # --- in ------------------------------------------------------------------------------
+
+    async def init_swarm(self, request: InitRequest) -> str:
+        """Make a one-manager swarm.
+
+        Raises:
+            NotManager: This node is in one.
+            InvalidSpec: An address or setting is not possible; nothing was changed.
+        """
+        async with self._changing:
+            self._require_outside()
+            listen_addr = _listen_addr(request.listen_addr)
+            host, port = self._advertised(request.advertise_addr, split_address(listen_addr, CONTROL_PORT)[1])
+            node_id = new_id(self._means.dice.bytes)
+            member = Membership(
+                cluster_id=new_id(self._means.dice.bytes),
+                node_id=node_id,
+                role=Role.MANAGER,
+                underlay=self._underlay(request.data_path_addr, host),
+                control_addr=f"{host}:{port}",
+                listen_addr=listen_addr,
+                data_path_port=request.data_path_port or 4789,
+                managers=[ManagerAddress(node_id=node_id, addr=f"{host}:{port}")],
+            )
+            self._wipe()
+            try:
+                credentials = await self._found(request, member)
+                await self._settle(member, credentials)
+            except BaseException:
+                await self._undo()
+                raise
+            return member.node_id
+
+    async def _found(self, request: InitRequest, member: Membership) -> Credentials:
+        """Make the authority, this node's certificate and the first objects."""
+        swarm_dir, clock = self._config.swarm_dir, self._means.clock
+        swarm_dir.mkdir(mode=0o700, parents=True)
+        authority = CertificateAuthority.create(clock.now())
+        key_request = new_key_request()
+        holder = Identity(node_id=member.node_id, role=Role.MANAGER, cluster_id=member.cluster_id)
+        lifetime = request.spec.ca_config.node_cert_expiry
+        issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime)
+        founding = Founding(
+            cluster_id=member.cluster_id,
+            authority=authority.sealed(open_seal(swarm_dir)),
+            node_id=member.node_id,
+            hostname=self.hostname,
+            underlay=member.underlay,
+            control_addr=member.control_addr,
+            certificate_serial=certificates.identity_of_pem(issued.certificate).serial,
+            spec=request.spec,
+            availability=_availability(request.availability),
+            address_pools=tuple(request.default_addr_pool),
+            subnet_size=request.subnet_size,
+            data_path_port=request.data_path_port,
+        )
+        tokens = JoinTokens(
+            worker=str(new_token(authority.root_pem, self._means.dice.bytes)),
+            manager=str(new_token(authority.root_pem, self._means.dice.bytes)),
+        )
+        changes = first_objects(founding, tokens, new_id(self._means.dice.bytes))
+        store, replica = await open_state(swarm_dir, clock)
+        try:
+            await replica.commit(changes)
+        finally:
+            await replica.close()
+            await store.close()
+        return accept_issued(key_request, issued)
+
+    async def join_swarm(self, request: JoinRequest) -> None:
+        """Join a swarm as what the token says; returns once a manager has welcomed this node.
+
+        Raises:
+            NotManager: This node is in one.
+            InvalidSpec: Token or address is wrong; nothing was changed.
+            Unavailable: No manager answered, or not in time; in the latter case it goes on trying.
+        """
+        async with self._changing:
+            self._require_outside()
+            token = JoinToken.parse(request.join_token)
+            if not request.remote_addrs:
+                raise InvalidSpec("at least 1 RemoteAddr is required to join")
+            host, port = self._advertised(request.advertise_addr, CONTROL_PORT)
+            credentials, address = await self._ask_certificate(request, token)
+            identity = certificates.identity_of_pem(credentials.certificate)
+            is_manager = identity.role == Role.MANAGER
+            member = Membership(
+                cluster_id=identity.cluster_id,
+                node_id=identity.node_id,
+                role=identity.role,
+                underlay=self._underlay(request.data_path_addr, host),
+                control_addr=f"{host}:{port}" if is_manager else "",
+                listen_addr=_listen_addr(request.listen_addr) if is_manager else "",
+                managers=[ManagerAddress(node_id="", addr=address)],
+            )
+            self._wipe()
+            self._config.swarm_dir.mkdir(mode=0o700, parents=True)
+            try:
+                await self._settle(member, credentials)
+            except BaseException:
+                await self._undo()
+                raise
+        await self._wait_welcome()
+
+    async def _ask_certificate(self, request: JoinRequest, token: JoinToken) -> tuple[Credentials, str]:
+        port = HttpControlPort()
+        failures: list[str] = []
+        for text in request.remote_addrs:
+            host, number = split_address(text, CONTROL_PORT)
+            address = f"{host}:{number}"
+            try:
+                root_pem = await port.root(address)
+                token.check_root(root_pem)
+                key_request = new_key_request()
+                asked = CertificateRequest(
+                    token=str(token), csr=key_request.csr, availability=_availability(request.availability)
+                )
+                issued = await port.join(address, root_pem, asked)
+            except TransportError as error:
+                failures.append(str(error))
+            else:
+                return accept_issued(key_request, issued), address
+        raise Unavailable("; ".join(failures))
+
+    async def _settle(self, member: Membership, credentials: Credentials) -> None:
+        """Keep what was got, the membership last, and take part."""
+        keyfile.save_credentials(self._config.swarm_dir, credentials)
+        memberships.save(self._config.swarm_dir, member)
+        await self._enter(member, credentials)
+
+    async def _wait_welcome(self) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        try:
+            async with asyncio.timeout(JOIN_S):
+                await worker.wait_connected()
+        except TimeoutError as error:
+            raise Unavailable(
+                "Timeout was reached before node joined. The attempt to join the swarm will continue in the "
+                'background. Use the "docker info" command to see the current swarm status of your node.'
+            ) from error
+
+    # --- out -----------------------------------------------------------------------------
+
+    async def leave_swarm(self, *, is_forced: bool) -> None:
+        """Leave: stop this node's tasks, remove everything the swarm put here, forget the identity.
+
+        Raises:
+            NotManager: It is in none; or it is the last manager and `is_forced` is False.
+        """
+        async with self._changing:
+            if self._member is None:
+                raise NotManager(NOT_MEMBER)
+            if self._manager is not None and not is_forced:
+                raise NotManager(LAST_MANAGER)
+            await self._depart("this node leaves the swarm")
+
+    def _was_removed(self) -> None:
+        """The swarm removed this node, and its session has ended: forget it from outside that session."""
+        departure = asyncio.create_task(self._depart_removed())
+        self._departures.add(departure)
+        departure.add_done_callback(self._departures.discard)
+
+    async def _depart_removed(self) -> None:
+        async with self._changing:
+            if self._member is not None:
+                await self._depart("this node was removed from the swarm")
+
+    async def _depart(self, reason: str) -> None:
+        memberships.forget(self._config.swarm_dir)
+        worker = self._worker
+        if worker is not None:
+            await worker.vacate(reason)
+        await self._undo()
+
+    async def _undo(self) -> None:
+        await self._close_parts()
+        self._wipe()
+        self._member, self._error = None, ""
+
+    def _wipe(self) -> None:
+        """Remove what an unfinished join or an unfinished leave may have left."""
+        memberships.forget(self._config.swarm_dir)
+        shutil.rmtree(self._config.swarm_dir, ignore_errors=True)
+
+    # --- addresses -------------------------------------------------------------------------
+
+    def _require_outside(self) -> None:
+        if self._member is not None:
+            raise NotManager(MEMBER)
+
+    def _advertised(self, text: str, default_port: int) -> tuple[str, int]:
+        """The address others reach this node at.
+
+        Raises:
+            InvalidSpec: There is none, or there are several to choose from.
+        """
+        host, port = split_address(text, default_port) if text else ("", default_port)
+        known = addresses.list_addresses()
+        if host and is_address(host):
+            return host, port
+        if host:
+            on_device = [found.address for found in known if found.device == host]
+            if not on_device:
+                raise InvalidSpec(f'"{host}" is neither an address nor an interface with one; advertise another')
+            return on_device[0], port
+        if not known:
+            raise InvalidSpec("this machine has no address others could reach; name one with --advertise-addr")
+        if len(known) > 1:
+            named = ", ".join(f"{found.address} on {found.device}" for found in known)
+            raise InvalidSpec(
+                f"could not choose an IP address to advertise since this system has multiple addresses ({named}) - "
+                f"specify one with --advertise-addr"
+            )
+        return known[0].address, port
+
+    def _underlay(self, data_path_addr: str, advertised: str) -> str:
+        return self._advertised(data_path_addr, CONTROL_PORT)[0] if data_path_addr else advertised
+
+
+def _listen_addr(text: str) -> str:
+    host, port = split_address(text or f"0.0.0.0:{CONTROL_PORT}", CONTROL_PORT)
+    if not is_address(host):
+        raise InvalidSpec(f'"{text}" is no address to listen on; write one like 0.0.0.0:{CONTROL_PORT}')
+    return f"{host}:{port}"
+
+
+def _availability(text: str) -> Availability:
+    try:
+        return Availability(text or "active")
+    except ValueError as error:
+        raise InvalidSpec(f'invalid Availability: "{text}"; choose active, pause or drain') from error

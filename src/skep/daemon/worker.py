@@ -1,0 +1,118 @@
+"""A node's own parts, put together: engine, kernel, name service, agent and its session.
+
+Edge: picks adapters. Every member of a swarm has them, managers too.
+"""
+
+from collections.abc import Callable, Sequence
+
+from skep.agent.agent import Agent, Ports
+from skep.agent.description import NodeFacts
+from skep.agent.identity import NodeIdentity
+from skep.agent.session import AgentSession, SessionPorts
+from skep.daemon.config import DaemonConfig
+from skep.daemon.manager import Means
+from skep.daemon.membership import Membership
+from skep.daemon.supervise import Supervisor
+from skep.edge import machine
+from skep.edge.control_client import HttpControlPort
+from skep.edge.dataplane import LinuxDataPlane
+from skep.edge.dns import NameService
+from skep.edge.dns_forward import Forwarder, NodeResolvers
+from skep.edge.instance import boot_id
+from skep.edge.podman.runtime import PodmanRuntime
+from skep.edge.probe import ProcProbe
+from skep.edge.process.runtime import ProcessRuntime
+from skep.model.session import ManagerAddress
+from skep.ports.runtime import Runtime
+
+
+def make_runtime(config: DaemonConfig) -> Runtime:
+    """The engine the daemon was told to use."""
+    root, run_dir = config.data_dir / "engine", config.run_dir / "engine"
+    if config.engine == "process":
+        return ProcessRuntime(root=root, run_dir=run_dir, cgroup_parent=config.cgroup_parent)
+    return PodmanRuntime(
+        root=root, run_dir=run_dir, cgroup_parent=config.cgroup_parent, image_stores=config.image_stores
+    )
+
+
+class WorkerParts:
+    """A running node of a swarm."""
+
+    def __init__(self, membership: Membership, identity: NodeIdentity, runtime: Runtime, means: Means) -> None:
+        self._membership = membership
+        self._identity = identity
+        self._runtime = runtime
+        self._means = means
+        self._supervisor = Supervisor()
+        self._plane: LinuxDataPlane | None = None
+        self._names: NameService | None = None
+        self._agent: Agent | None = None
+        self._session: AgentSession | None = None
+
+    async def start(self, config: DaemonConfig, hostname: str, on_removed: Callable[[], None]) -> None:
+        """Take over what an earlier daemon left, then stay in touch with the swarm.
+
+        Args:
+            on_removed: Called once the swarm has removed this node and everything of it is cleaned up.
+        Raises:
+            DataPlaneFailure: The kernel lacks something; the text names it.
+        """
+        member = self._membership
+        plane = LinuxDataPlane(
+            self_node_id=member.node_id, run_dir=config.run_dir / "net", underlay_address=member.underlay
+        )
+        await plane.start()
+        self._plane = plane
+        self._names = NameService(plane.open_dns_sockets, Forwarder(NodeResolvers()))
+        facts = NodeFacts(
+            node_id=member.node_id,
+            hostname=hostname,
+            underlay=member.underlay,
+            boot_id=boot_id(),
+            architecture=machine.architecture(),
+        )
+        ports = Ports(self._runtime, plane, self._names, ProcProbe(), self._means.clock)
+        agent = Agent(facts, ports, config.swarm_dir / "agent")
+        agent.load()
+        session = AgentSession(
+            self._identity,
+            member.managers,
+            agent,
+            SessionPorts(HttpControlPort(), self._means.clock, self._means.dice),
+        )
+
+        async def stay_connected() -> None:
+            await session.run()
+            on_removed()
+
+        self._agent, self._session = agent, session
+        self._supervisor.keep("agent", agent.run)
+        self._supervisor.keep("session", stay_connected)
+
+    async def wait_connected(self) -> None:
+        """Wait until a manager has welcomed this node."""
+        if self._session is not None:
+            await self._session.wait_connected()
+
+    @property
+    def managers(self) -> Sequence[ManagerAddress]:
+        """Where managers are, as the one in session said last; empty before the first."""
+        return self._agent.managers if self._agent is not None else ()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._session is not None and self._session.is_connected
+
+    async def vacate(self, reason: str) -> None:
+        """Stop every task with its grace and remove everything the swarm put on this node."""
+        if self._agent is not None:
+            await self._agent.removed(reason)
+
+    async def close(self) -> None:
+        """Let go; no container and no rule is touched."""
+        await self._supervisor.close()
+        if self._names is not None:
+            await self._names.shut_down()
+        if self._plane is not None:
+            await self._plane.close()
