@@ -5,14 +5,17 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.fakes.runtime import FakeEngine, FakeRuntime
 
 from skep.edge import machine
+from skep.edge.engine_service import drop_stale_aliases
 from skep.edge.podman import PodmanRuntime
 from skep.edge.process import ProcessRuntime
 from skep.lab import images
@@ -43,6 +46,26 @@ class Place(Protocol):
     def wipe_run_dir(self) -> None:
         """Lose what a reboot loses."""
         ...
+
+
+class FakePlace:
+    name, is_real = "fake", False
+    sandbox = Path("/run/netns/fake")
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine([IMAGE], now=time.time_ns)
+
+    def open(self) -> FakeRuntime:
+        return FakeRuntime(self.engine)
+
+    async def abandon(self, runtime: Runtime) -> None:
+        await runtime.close()
+
+    def service_pids(self) -> Sequence[int]:
+        return ()
+
+    def wipe_run_dir(self) -> None:
+        pass
 
 
 class RealPlace:
@@ -132,6 +155,17 @@ def require_root() -> None:
         pytest.skip("containers and namespaces need root")
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder into which an engine's last clean-up process may still be writing."""
+    deadline = time.monotonic() + 5
+    while folder.exists():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder)
+            return
+        assert time.monotonic() < deadline, f"{folder} cannot be removed"
+        time.sleep(0.05)
+
+
 def remove_cgroups(parent: str) -> None:
     """Remove the empty cgroups that runtimes leave under a parent."""
     for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
@@ -180,5 +214,6 @@ def _ground(parent: Path) -> Iterator[tuple[Path, Path]]:
         finally:
             remove_cgroups(folder.name)
             mounts = Path("/proc/self/mounts").read_text()
-            shutil.rmtree(folder)
+            remove_folder(folder)
+            drop_stale_aliases()
         assert str(folder) not in mounts

@@ -39,6 +39,7 @@ DEAF_TO_TERM = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 @pytest.fixture(
     scope="module",
     params=[
+        "fake",
         pytest.param("process", marks=pytest.mark.engine),
         pytest.param("podman", marks=pytest.mark.engine),
     ],
@@ -46,6 +47,8 @@ DEAF_TO_TERM = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("e")
     match request.param:
+        case "fake":
+            yield runtime_places.FakePlace()
         case "process":
             with runtime_places.process_place(folder) as ground:
                 yield ground

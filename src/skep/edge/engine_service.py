@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from skep.edge import engine_configuration, machine
-from skep.edge.engine_configuration import EngineSettings
+from skep.edge.engine_configuration import ALIASES, EngineSettings
 from skep.edge.exitwatch import wait_process
 from skep.ports.runtime import EngineUnreachable
 
@@ -138,9 +138,7 @@ class EngineService:
         if alias == self.settings.run_dir:
             return
         alias.parent.mkdir(mode=0o700, exist_ok=True)
-        for link in alias.parent.iterdir():
-            if link.is_symlink() and not link.exists():
-                link.unlink(missing_ok=True)
+        drop_stale_aliases()
         with suppress(FileExistsError):
             alias.symlink_to(self.settings.run_dir)
 
@@ -281,3 +279,11 @@ class EngineService:
         except OSError:
             return ""
         return lines[-1] if lines else "it wrote no reason"
+
+
+def drop_stale_aliases() -> None:
+    """Remove short names of run directories that are gone."""
+    with suppress(FileNotFoundError):
+        for link in ALIASES.iterdir():
+            if link.is_symlink() and not link.exists():
+                link.unlink(missing_ok=True)

@@ -143,12 +143,9 @@ class Records:
         exit_code = _read_number(places.exit_folder / record.id)
         process = oci_state.first_process(places.runtime_folder)
         has_launched = places.launched.exists()
-        if (
-            exit_code is None
-            and has_launched
-            and not process.pid
-            and not oci_state.is_supervisor(_read_number(places.conmon_pid) or 0, record.id)
-        ):
+        supervisor = _read_number(places.conmon_pid) or 0
+        is_over = has_launched and not process.pid and not oci_state.is_supervisor(supervisor, record.id)
+        if exit_code is None and is_over:
             exit_code = _read_number(places.exit_folder / record.id)  # Written between our two looks?
             exit_code = UNSEEN_EXIT_CODE if exit_code is None else exit_code
         if exit_code is not None:
