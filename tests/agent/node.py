@@ -8,13 +8,14 @@ from pathlib import Path
 from skep.agent.agent import Agent, Ports
 from skep.agent.description import NodeFacts
 from skep.core.mesh.intent import NodeIntent
+from skep.core.names import ZoneItem
 from skep.model.assignment import AssignedTask, ClusterFacts, Delta, Item, OverlayNetwork
 from skep.model.lifecycle import TaskState
 from skep.model.network import Attachment, IPAMConfig
 from skep.model.service import ContainerSpec, TaskSpec
 from skep.model.task import Task, TaskStatus
 from skep.ports.dataplane import DataPlaneFailure, Drift, SandboxConfig
-from skep.ports.resolver import Asker, NameServiceFailure, ZoneItem
+from skep.ports.resolver import Asker, NameServiceFailure
 from skep.ports.runtime import (
     Container,
     ContainerConfig,
@@ -45,10 +46,27 @@ class QuickClock:
         await asyncio.sleep(length / 1e9 / self._speed)
 
 
+class Failpoint:
+    """Stops the world at the n-th place where a daemon can be killed: before and after every effect."""
+
+    def __init__(self) -> None:
+        self.left = -1
+        self.is_hit = False
+
+    async def here(self) -> None:
+        await asyncio.sleep(0)
+        self.left -= 1
+        if self.left == 0:
+            self.is_hit = True
+        if self.is_hit:
+            await asyncio.Event().wait()
+
+
 class Engine:
     """A container engine in memory. `down` makes every call fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, failpoint: Failpoint) -> None:
+        self._failpoint = failpoint
         self.images = {"web"}
         self.containers: dict[str, Container] = {}
         self.configs: dict[str, ContainerConfig] = {}
@@ -86,6 +104,7 @@ class Engine:
         return f"sha256:{image}"
 
     async def create(self, config: ContainerConfig) -> str:
+        await self._failpoint.here()
         self._check()
         for container in self.containers.values():
             if container.name == config.name:
@@ -97,14 +116,17 @@ class Engine:
         )
         self.configs[container_id] = config
         await asyncio.sleep(self.create_delay)
+        await self._failpoint.here()
         return container_id
 
     async def run(self, container_id: str) -> Container:
+        await self._failpoint.here()
         self._check()
         if self.run_failure is not None:
             raise self.run_failure
         self.starts.append(container_id)
         self._change(container_id, state=ContainerState.RUNNING, pid=4242)
+        await self._failpoint.here()
         return self.containers[container_id]
 
     async def inspect(self, container_id: str) -> Container:
@@ -118,14 +140,18 @@ class Engine:
         return list(self.containers.values())
 
     async def stop(self, container_id: str, *, grace: int) -> None:
+        await self._failpoint.here()
         self._check()
         self.stops.append((container_id, grace))
         if self.containers[container_id].state is ContainerState.RUNNING:
             self.end(container_id, self.stop_exit_code)
+        await self._failpoint.here()
 
     async def remove(self, container_id: str) -> None:
+        await self._failpoint.here()
         self._check()
         self.containers.pop(container_id, None)
+        await self._failpoint.here()
 
     async def exits(self) -> AsyncIterator[str]:
         self._check()
@@ -155,6 +181,10 @@ class Engine:
         self._change(container_id, state=ContainerState.EXITED, exit_code=exit_code, pid=0, **fields)
         self._ended.put_nowait(container_id)
 
+    def a_container(self, id: str, labels: Mapping[str, str]) -> Container:
+        """One that someone else made."""
+        return Container(id=id, name=id, labels=labels, state=ContainerState.RUNNING, pid=1)
+
     def only(self) -> Container:
         [container] = self.containers.values()
         return container
@@ -163,7 +193,8 @@ class Engine:
 class Plane:
     """A data plane in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, failpoint: Failpoint) -> None:
+        self._failpoint = failpoint
         self.prepared: dict[str, SandboxConfig] = {}
         self.programmed: list[NodeIntent] = []
         self.failure: DataPlaneFailure | None = None
@@ -173,20 +204,26 @@ class Plane:
     async def close(self) -> None: ...
 
     async def program(self, intent: NodeIntent) -> None:
+        await self._failpoint.here()
         if self.failure is not None:
             raise self.failure
         await asyncio.sleep(0)
         self.programmed.append(intent)
+        await self._failpoint.here()
 
     async def prepare(self, config: SandboxConfig) -> Path:
+        await self._failpoint.here()
         for interface in config.interfaces:
             if f"network/{interface.network_id}" not in self.programmed[-1].networks:
                 raise DataPlaneFailure(f"network {interface.network_id} is not programmed")
         self.prepared[config.task_id] = config
+        await self._failpoint.here()
         return Path("/run/netns") / config.task_id
 
     async def release(self, task_id: str) -> None:
+        await self._failpoint.here()
         self.prepared.pop(task_id, None)
+        await self._failpoint.here()
 
     async def sandboxes(self) -> Sequence[str]:
         return list(self.prepared)
@@ -237,8 +274,9 @@ class NodeUnderTest:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self.engine = Engine()
-        self.plane = Plane()
+        self.failpoint = Failpoint()
+        self.engine = Engine(self.failpoint)
+        self.plane = Plane(self.failpoint)
         self.boot_id = "boot-1"
         self.reports: dict[str, list[TaskStatus]] = {}
         self.version = 0
@@ -269,6 +307,7 @@ class NodeUnderTest:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.failpoint.left, self.failpoint.is_hit = -1, False
 
     async def restart(self) -> None:
         await self.kill()

@@ -266,6 +266,7 @@ class Executor:
         except NoSuchContainer:
             self.observe(None)
         except (RuntimeFailure, OSError) as failure:
+            await self.look()  # The engine may have failed after its first process came up.
             self._see(refusal=str(failure))
 
     async def _run_container(self) -> None:

@@ -11,12 +11,13 @@ import structlog
 
 from skep.agent.assignments import AssignmentSet, Change
 from skep.agent.waiting import BackOff, wait_event
+from skep.core.names import ZoneItem
 from skep.lib.durations import MILLISECOND, SECOND
 from skep.model.assignment import ItemKey
 from skep.model.task import Task
 from skep.ports.clock import Clock
 from skep.ports.dataplane import DataPlane, DataPlaneFailure, SandboxConfig, SandboxInterface
-from skep.ports.resolver import Asker, NameServer, ZoneItem
+from skep.ports.resolver import Asker, NameServer
 
 AUDIT_PERIOD = 10 * SECOND
 

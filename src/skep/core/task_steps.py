@@ -110,10 +110,8 @@ def next_step(wanted: Wanted, seen: Observed) -> Step:
     """
     if is_terminal(seen.state):
         return Act.CLEAN_UP if wanted.is_removed else Act.HOLD
-    if seen.refusal:
-        return _failed(seen, seen.refusal)
-    if seen.is_lost:
-        return Act.STOP if seen.phase is Phase.RUNNING else _failed(seen, GONE)
+    if seen.refusal or seen.is_lost:
+        return Act.STOP if seen.phase is Phase.RUNNING else _failed(seen, seen.refusal or GONE)
     if seen.phase is Phase.EXITED:
         return _ended(seen)
     if wanted.must_stop:

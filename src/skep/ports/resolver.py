@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from skep.model.assignment import BalancedService, ItemKey, NetworkEndpoint, OverlayNetwork
-
-ZoneItem = BalancedService | NetworkEndpoint | OverlayNetwork
+from skep.core.names import ZoneItem
+from skep.model.assignment import ItemKey
 
 
 class NameServiceFailure(Exception):
