@@ -59,6 +59,8 @@ def _check_endpoint(view: View, endpoint: EndpointSpec) -> None:
 
 def _users(view: View, port: PortConfig) -> Iterator[tuple[Service, PublishMode]]:
     for service in view.services.where("port", (port.protocol, port.published_port)):
+        if service.removing:
+            continue  # Its port is free once its last task is gone; the allocator waits for that.
         wanted = (service.spec.endpoint_spec.ports or []) if service.spec.endpoint_spec else []
         given = (service.endpoint.ports or []) if service.endpoint else []
         for candidate in (*wanted, *given):
