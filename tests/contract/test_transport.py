@@ -192,3 +192,19 @@ async def test_a_manager_that_vanished_is_noticed_by_the_dialling_end() -> None:
         server.close()
         service.is_over.set()
         await listener.close()
+
+
+async def test_a_sender_that_gives_up_takes_no_other_with_it(way: tuple[Channel, Channel]) -> None:
+    sender, receiver = way
+    sending = [asyncio.ensure_future(sender.send(bytes(1024 * 1024))) for _ in range(40)]
+    done, waiting = await asyncio.wait(sending, timeout=0.5)
+    assert waiting
+    waiting.pop().cancel()
+    await asyncio.sleep(0)
+    got = 0
+    while any(not task.done() for task in waiting):
+        assert len(await received(receiver)) == 1024 * 1024
+        got += 1
+    assert not any(task.cancelled() for task in waiting)
+    for task in (*done, *waiting):
+        task.result()

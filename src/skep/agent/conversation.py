@@ -14,6 +14,7 @@ from skep.agent.handler import Handler
 from skep.agent.streams import AgentStreams
 from skep.model import session as protocol
 from skep.model.base import Nanoseconds
+from skep.model.node import TLSInfo
 from skep.model.session import (
     Applied,
     Assignments,
@@ -54,7 +55,9 @@ class Removed(Exception):
 class Conversation:
     """One session's messages."""
 
-    def __init__(self, channel: Channel, handler: Handler, clock: Clock, dice: Dice) -> None:
+    def __init__(self, channel: Channel, handler: Handler, clock: Clock, dice: Dice, *, trust: TLSInfo) -> None:
+        """Prepare. `trust`: the root this node trusts, which it says so that users can follow a rotation."""
+        self._trust = trust
         self._channel = channel
         self._handler = handler
         self._clock = clock
@@ -71,7 +74,9 @@ class Conversation:
         Raises:
             SessionOver: No welcome came. Removed: the node is not wanted. ChannelClosed.
         """
-        await self._send(await self._handler.hello())
+        hello = await self._handler.hello()
+        description = msgspec.structs.replace(hello.description, tls_info=self._trust)
+        await self._send(msgspec.structs.replace(hello, description=description))
         try:
             async with asyncio.timeout(WELCOME_S):
                 answer = await self._receive()

@@ -17,6 +17,7 @@ from skep.agent.handler import Handler
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.agent.managers import AddressBook
 from skep.agent.waiting import BackOff
+from skep.core import identity as certificates
 from skep.model.errors import Unauthenticated
 from skep.model.identity import RenewRequest
 from skep.model.session import ManagerAddress
@@ -123,7 +124,8 @@ class AgentSession:
 
     async def _converse(self, address: str, channel: Channel) -> None:
         """Raises: SessionOver, ChannelClosed, Removed: why it ended."""
-        talk = Conversation(channel, self._handler, self._ports.clock, self._ports.dice)
+        trust = certificates.tls_facts(self._identity.credentials.root)
+        talk = Conversation(channel, self._handler, self._ports.clock, self._ports.dice, trust=trust)
         welcome = await talk.greet()
         self._book.praise(address)
         self.manager_addr = address

@@ -4,6 +4,7 @@ Edge: aiohttp. The dialling end pings, so that it notices a manager that vanishe
 keep-alive and the session's own silence limit do.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -32,13 +33,22 @@ class WebSocketChannel:
         """Wrap a WebSocket that is open. `release` is awaited once it has been closed."""
         self._socket = socket
         self._release = release
+        self._turn = asyncio.Lock()
         self._is_closing = False
 
     async def send(self, message: bytes, /) -> None:
-        try:
-            await self._socket.send_bytes(message)
-        except (OSError, aiohttp.ClientError, RuntimeError) as error:
+        # All senders wait for the peer on one future of aiohttp's: cancelling one would cancel all of them.
+        error = await asyncio.shield(asyncio.ensure_future(self._send(message)))
+        if error is not None:
             raise ChannelClosed(f"the session broke while sending: {error}") from error
+
+    async def _send(self, message: bytes) -> Exception | None:
+        try:
+            async with self._turn:  # One at a time, or asyncio's TLS takes everything at once, however slow the peer.
+                await self._socket.send_bytes(message)
+        except (OSError, aiohttp.ClientError, RuntimeError) as error:
+            return error
+        return None
 
     async def receive(self) -> bytes:
         try:
@@ -58,8 +68,9 @@ class WebSocketChannel:
             return
         self._is_closing = True
         try:
-            await self._socket.close()
-        except (OSError, aiohttp.ClientError, RuntimeError):
+            async with asyncio.timeout(CLOSE_S):  # aiohttp would wait for ever for a peer that does not read.
+                await self._socket.close()
+        except (OSError, aiohttp.ClientError, RuntimeError, TimeoutError):
             pass  # It is closed all the same.
         finally:
             await self._release()

@@ -12,6 +12,7 @@ from skep.model.errors import SkepError
 from skep.model.session import LogRequest, StreamData, StreamRequest
 from skep.model.task import Task
 from skep.ports.clock import Clock
+from skep.ports.logs import TaskLogEntry
 from skep.ports.runtime import LogEntry, LogOptions
 
 STDERR: Final = 2
@@ -21,11 +22,10 @@ SILENCE_S: Final = 10.0
 INCOMPLETE: Final = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 
 OpenStream = Callable[[str, StreamRequest], AsyncIterator[StreamData]]
-Tagged = tuple[Task, LogEntry]
 
 
 class TaskLogs:
-    """Reads logs over sessions."""
+    """Reads logs over sessions. Implements `ports.logs.LogSource`."""
 
     def __init__(self, open_stream: OpenStream, clock: Clock) -> None:
         """Prepare.
@@ -36,14 +36,14 @@ class TaskLogs:
         self._open_stream = open_stream
         self._clock = clock
 
-    async def entries(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[Tagged]:
+    async def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         """Follow the logs of tasks; tasks without a node have none.
 
         Returns:
             Entries of each task in its own order, tasks mixed as their entries come; ends when all have ended. Closing
             the iterator ends the streams.
         """
-        queue: asyncio.Queue[Tagged | None] = asyncio.Queue(QUEUED_ENTRIES)
+        queue: asyncio.Queue[TaskLogEntry | None] = asyncio.Queue(QUEUED_ENTRIES)
         readers = [asyncio.ensure_future(self._read(task, options, queue)) for task in tasks if task.node_id]
         left = len(readers)
         try:
@@ -58,15 +58,15 @@ class TaskLogs:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
-    async def _read(self, task: Task, options: LogOptions, queue: "asyncio.Queue[Tagged | None]") -> None:
+    async def _read(self, task: Task, options: LogOptions, queue: "asyncio.Queue[TaskLogEntry | None]") -> None:
         try:
             async for part in self._parts(task, options):
                 entry = LogEntry(channel=part.channel, timestamp=part.timestamp, payload=part.payload)
-                await queue.put((task, entry))
+                await queue.put(TaskLogEntry(task, entry))
         except (SkepError, TimeoutError) as error:
             reason = str(error) or f"node {task.node_id} does not answer"
             text = f"{INCOMPLETE}{reason}\n".encode()
-            await queue.put((task, LogEntry(channel=STDERR, timestamp=self._clock.now(), payload=text)))
+            await queue.put(TaskLogEntry(task, LogEntry(channel=STDERR, timestamp=self._clock.now(), payload=text)))
         await queue.put(None)
 
     async def _parts(self, task: Task, options: LogOptions) -> AsyncIterator[StreamData]:

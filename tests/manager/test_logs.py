@@ -1,0 +1,108 @@
+"""Logs of tasks on several nodes as one stream."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from tests.factories import a_task
+from tests.sessions import QuickClock, until
+
+from skep.manager import logs
+from skep.manager.logs import TaskLogs
+from skep.model.errors import Unavailable
+from skep.model.session import LogRequest, StreamData, StreamRequest
+from skep.ports.runtime import LogOptions
+
+pytestmark = pytest.mark.anyio
+ONE, OTHER = a_task(id="t1", node_id="n1"), a_task(id="t2", node_id="n2")
+
+
+@dataclass
+class Nodes:
+    """Nodes by id, each with what it sends; a node that is not there holds no session."""
+
+    parts: dict[str, list[StreamData | Exception | None]] = field(default_factory=dict)
+    asked: list[tuple[str, StreamRequest]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+    def open_stream(self, node_id: str, request: StreamRequest) -> AsyncIterator[StreamData]:
+        self.asked.append((node_id, request))
+        if node_id not in self.parts:
+            raise Unavailable(f"node {node_id} is not available")
+        return self._stream(node_id)
+
+    async def _stream(self, node_id: str) -> AsyncIterator[StreamData]:
+        try:
+            for part in self.parts[node_id]:
+                if part is None:
+                    await asyncio.Event().wait()
+                elif isinstance(part, Exception):
+                    raise part
+                else:
+                    yield part
+        finally:
+            self.closed.append(node_id)
+
+
+def line(text: str, timestamp: int = 0, channel: int = 1) -> StreamData:
+    return StreamData(stream=1, channel=channel, timestamp=timestamp, payload=text.encode())
+
+
+async def collected(nodes: Nodes, options: LogOptions | None = None) -> list[tuple[str, int, bytes]]:
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    found = source.logs([ONE, OTHER, a_task(id="t3", node_id="")], options or LogOptions())
+    return [(entry.task.id, entry.entry.channel, entry.entry.payload) async for entry in found]
+
+
+async def test_entries_of_all_tasks_come_each_in_its_order() -> None:
+    nodes = Nodes({"n1": [line("a"), line("b", channel=2)], "n2": [line("x")]})
+    found = await collected(nodes)
+    assert [entry for entry in found if entry[0] == "t1"] == [("t1", 1, b"a"), ("t1", 2, b"b")]
+    assert [entry for entry in found if entry[0] == "t2"] == [("t2", 1, b"x")]
+    assert len(found) == 3
+
+
+async def test_the_options_reach_the_nodes() -> None:
+    nodes = Nodes({"n1": [], "n2": []})
+    await collected(nodes, LogOptions(follow=True, stdout=False, since=5, tail=3))
+    assert nodes.asked[0] == ("n1", LogRequest(task_id="t1", follow=True, stdout=False, since=5, tail=3))
+
+
+async def test_a_node_without_a_session_is_named_and_the_others_answer() -> None:
+    found = await collected(Nodes({"n2": [line("x")]}))
+    assert ("t2", 1, b"x") in found
+    (warning,) = [payload for task, channel, payload in found if (task, channel) == ("t1", 2)]
+    assert warning == (logs.INCOMPLETE + "node n1 is not available\n").encode()
+
+
+async def test_a_stream_that_breaks_is_named_after_what_came() -> None:
+    found = await collected(Nodes({"n1": [line("a"), Unavailable("the session of node n1 ended")], "n2": []}))
+    assert [entry[1:] for entry in found] == [
+        (1, b"a"),
+        (2, (logs.INCOMPLETE + "the session of node n1 ended\n").encode()),
+    ]
+
+
+async def test_a_node_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SILENCE_S", 0.05)
+    found = await collected(Nodes({"n1": [None], "n2": [line("x")]}))
+    assert ("t2", 1, b"x") in found
+    assert ("t1", 2, (logs.INCOMPLETE + "node n1 does not answer\n").encode()) in found
+
+
+async def test_a_follower_is_not_given_up_and_leaving_closes_every_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SILENCE_S", 0.01)
+    nodes = Nodes({"n1": [line("a"), None], "n2": [None]})
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    following = source.logs([ONE, OTHER], LogOptions(follow=True))
+    assert (await anext(following)).entry.payload == b"a"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(following), 0.1)
+    await following.aclose()  # type: ignore[attr-defined]  # It is a generator.
+    await until(lambda: sorted(nodes.closed) == ["n1", "n2"])
+
+
+async def test_no_tasks_no_entries() -> None:
+    source = TaskLogs(Nodes().open_stream, QuickClock())
+    assert [entry async for entry in source.logs([], LogOptions())] == []
