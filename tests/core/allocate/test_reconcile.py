@@ -292,6 +292,25 @@ class TestLedger:
         it.ledger.observe(commit(it.state, second))
         assert it.ledger.holder(("address", "net"), 0x0A090003) is None
 
+    def test_an_abandoned_network_is_no_network(self) -> None:
+        it = Allocator()
+        batch = put(it.state, a_network("net"), service := a_service(networks=["net"]), a_task(service=service))
+        it.ledger.observe(batch)
+        allocate.reconcile(it.state, dirty_of(batch), it.ledger, it.now)  # Never committed.
+        it.delete(it.state.networks.get("net"))
+        assert it.task().status.err == "service web is not allocated: network net not found"
+
+    def test_those_an_abandoned_plan_woke_are_woken_again(self) -> None:
+        it = Allocator(a_network("net", subnet="10.9.0.0/30"), a_service("first", networks=["net"]))
+        it.put(a_service("second", networks=["net"]))
+        it.delete(it.service("first"))
+        it.now += COOL_DOWN
+        allocate.reconcile(it.state, Dirty(), it.ledger, it.now)  # Never committed.
+        it.run()
+        it.now += COOL_DOWN
+        it.run()
+        assert it.vips("second") == {"net": "10.9.0.2/30"}
+
     def test_restart_gives_nothing_out_twice(self) -> None:
         it = Allocator(a_network("ingress", ingress=True), a_node("n"), service := a_service(ports=[a_port(0)]))
         it.put(a_task("a", service=service))

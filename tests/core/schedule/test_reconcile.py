@@ -336,8 +336,16 @@ class TestInventory:
         batch = put(it.state, *pending(1, service))
         it.inventory.observe(batch)
         first = schedule.reconcile(it.state, dirty_of(batch), it.inventory, it.now)  # Never committed.
-        second = schedule.reconcile(it.state, dirty_of(batch), it.inventory, it.now)
+        second = schedule.reconcile(it.state, Dirty(), it.inventory, it.now)
         assert [change.value for change in first.changes] == [change.value for change in second.changes]
+
+    def test_an_abandoned_reason_is_given_again(self) -> None:
+        it = Scheduler()
+        batch = put(it.state, *pending(1, a_service()))
+        it.inventory.observe(batch)
+        schedule.reconcile(it.state, dirty_of(batch), it.inventory, it.now)  # Never committed.
+        it.run(Dirty())
+        assert it.err() == "no suitable node"
 
     def test_tasks_of_a_draft_are_placed_before_they_are_committed(self) -> None:
         it = Scheduler(a_node("n1", cpus=4))

@@ -105,9 +105,9 @@ class Ledger:
         self.underlay: dict[str, int] = {}
         self.waiting: dict[Cause, dict[Owner, None]] = {}
         self.fresh: dict[Owner, None] = {}
-        """Objects of the first view that may lack numbers: the first decision looks at them whatever is dirty."""
+        """What the next decision looks at whatever is dirty: from the first view, and from abandoned plans."""
         self._claims: dict[Owner, Claims] = {}
-        self._tentative: dict[Owner, None] = {}
+        self._tentative: dict[Owner, Object] = {}
 
     @classmethod
     def of(cls, view: View) -> "Ledger":
@@ -136,15 +136,18 @@ class Ledger:
                 self._take_in(event.kind, event.id, event.new)
 
     def compare(self, view: View) -> None:
-        """Let go of what was given out in plans of which `view` knows nothing."""
-        tentative = sorted(self._tentative, key=lambda owner: owner[0] != "network")
-        for kind, id in tentative:
-            self._take_in(kind, id, _find(view, kind, id))
+        """Let go of what was given out in plans of which `view` knows nothing, and look at their objects again."""
+        tentative = sorted(self._tentative.items(), key=lambda item: item[0][0] != "network")
+        for (kind, id), proposed in tentative:
+            value = _find(view, kind, id)
+            if value is not proposed:
+                self._take_in(kind, id, value)
+                self.fresh[kind, id] = None
 
     def propose(self, value: Object, kind: str) -> None:
         """Hold what a plan writes on an object, until the plan is seen committed or is seen not to be."""
         self._take_in(kind, value.id, value)
-        self._tentative[kind, value.id] = None
+        self._tentative[kind, value.id] = value
 
     def choose(self, space: Space, owner: Owner, now: Nanoseconds) -> int | None:
         """A number of a space for an owner; None when the space has none left at present."""

@@ -235,7 +235,7 @@ class Dispatcher:
         old_node, old_networks = self._joined.pop(task_id, ("", frozenset()))
         for network_id in sorted(networks):
             self._board.join(node_id, network_id, task_id)
-        for network_id in sorted(old_networks - networks):
+        for network_id in sorted(old_networks - networks if node_id == old_node else old_networks):
             self._board.part(old_node, network_id, task_id)
         if networks:
             self._joined[task_id] = (node_id, networks)

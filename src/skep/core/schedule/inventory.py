@@ -72,18 +72,18 @@ class Inventory:
                 self._tentative.pop(("task", event.id), None)
                 self._take_task(event.id, new if isinstance(new, Task) else None)
 
-    def compare(self, view: View, tasks: Iterable[str], nodes: Iterable[str]) -> list[GroupKey]:
+    def compare(self, view: View, tasks: Iterable[str], nodes: Iterable[str]) -> set[str]:
         """Bring what a view says on top of what was committed; undo what an earlier view said and this one does not.
 
         Args:
             tasks, nodes: Ids that may differ from what was observed.
         Returns:
-            The groups of those tasks that wait for a node.
+            Those of the tasks that wait for a node or its confirmation, and those that an abandoned plan was about.
         """
         tentative, self._tentative = self._tentative, {}
-        for kind, id in tentative:
-            if kind == "task":
-                self._take_task(id, view.tasks.get(id))
+        asked = {id for kind, id in tentative if kind == "task"}
+        for id in asked:
+            self._take_task(id, view.tasks.get(id))
         for id in sorted({*nodes, *(id for kind, id in tentative if kind == "node")}):
             node = view.nodes.get(id)
             site = self.sites.get(id)
@@ -91,14 +91,15 @@ class Inventory:
             if known is not node and known != node:
                 self._take_node(id, node)
                 self._tentative["node", id] = None
-        groups: dict[GroupKey, None] = {}
         for id in sorted(tasks):
-            task = view.tasks.get(id)
-            if self._take_task(id, task):
+            asked.add(id)
+            if self._take_task(id, view.tasks.get(id)):
                 self._tentative["task", id] = None
-            if id in self._waits:
-                groups[self._waits[id]] = None
-        return list(groups)
+        return {id for id in asked if id in self._waits or id in self._awaits_node}
+
+    def group(self, task_id: str) -> GroupKey | None:
+        """The group in which a task waits for a node; None if it does not."""
+        return self._waits.get(task_id)
 
     def propose(self, task: Task, site: Site) -> None:
         """Hold what a plan gives a waiting or pre-placed task."""
@@ -106,6 +107,10 @@ class Inventory:
         self.placed[task.id] = task
         self._unwait(task.id)
         self._tentative["task", task.id] = None
+
+    def refuse(self, task_id: str) -> None:
+        """A plan gives a task a reason; should the plan never happen, the task is to be looked at again."""
+        self._tentative["task", task_id] = None
 
     def settle(self) -> None:
         """The changes since the last decision have been looked at."""

@@ -36,7 +36,7 @@ def reconcile(view: View, dirty: Dirty, inventory: Inventory, now: Nanoseconds) 
     """
     touched = inventory.compare(view, dirty.tasks, dirty.nodes)
     placement = _Placement(view, inventory, now)
-    for task_id in _preplaced(inventory, dirty):
+    for task_id in _preplaced(inventory, touched):
         placement.confirm(task_id)
     for group in _groups(view, inventory, touched):
         placement.place(group)
@@ -44,19 +44,19 @@ def reconcile(view: View, dirty: Dirty, inventory: Inventory, now: Nanoseconds) 
     return Plan(tuple(placement.changes))
 
 
-def _preplaced(inventory: Inventory, dirty: Dirty) -> list[str]:
+def _preplaced(inventory: Inventory, touched: set[str]) -> list[str]:
     if inventory.are_nodes_changed:
         return [id for ids in inventory.preplaced.values() for id in ids]
     concerned = [id for node_id in inventory.freed for id in inventory.preplaced.get(node_id, ())]
-    return sorted({*concerned, *(id for id in dirty.tasks if inventory.awaits_node(id))})
+    return sorted({*concerned, *(id for id in touched if inventory.awaits_node(id))})
 
 
-def _groups(view: View, inventory: Inventory, touched: list[GroupKey]) -> list[GroupKey]:
+def _groups(view: View, inventory: Inventory, touched: set[str]) -> list[GroupKey]:
     """Groups worth a try: all when nodes changed, else those with new tasks and those that a freed node would help."""
     if inventory.are_nodes_changed:
         return list(inventory.waiting)
     freed = [inventory.sites[id] for id in sorted(inventory.freed) if id in inventory.sites]
-    known = set(touched)
+    known = {inventory.group(id) for id in touched}
     return [group for group in inventory.waiting if group in known or (freed and _helps(view, inventory, group, freed))]
 
 
@@ -122,6 +122,7 @@ class _Placement:
             if task.status.err != reason:
                 status = msgspec.structs.replace(task.status, err=reason, timestamp=self.now)
                 self.changes.append(Put(msgspec.structs.replace(task, status=status)))
+                self.inventory.refuse(task.id)
 
     def _status(self, message: str) -> TaskStatus:
         return TaskStatus(timestamp=self.now, state=TaskState.ASSIGNED, message=message)
