@@ -76,6 +76,7 @@ class Heartbeats:
     excused: Nanoseconds = 0
     _heard: dict[str, tuple[Nanoseconds, Nanoseconds]] = field(default_factory=dict)
     _due_at: Nanoseconds = 0
+    _held_until: Nanoseconds = 0
 
     def beat(self, node_id: str, now: Nanoseconds) -> None:
         """A node was heard."""
@@ -95,13 +96,17 @@ class Heartbeats:
         return max(now - moment - (self.excused - excused), 0)
 
     def arrive(self, now: Nanoseconds) -> bool:
-        """The caller's loop came by; returns whether it was on time."""
+        """The caller's loop came by.
+
+        Returns:
+            Whether nodes may be judged: it was on time, and had a tick since it last was not, to read what had come in.
+        """
         lag = now - self._due_at if self._due_at else 0
         self._due_at = now + self.settings.tick
-        if lag <= self.settings.max_lag:
-            return True
-        self.excused += lag
-        return False
+        if lag > self.settings.max_lag:
+            self.excused += lag
+            self._held_until = now + self.settings.tick
+        return now >= self._held_until
 
 
 def heartbeat_period(view: View) -> Nanoseconds:
@@ -129,11 +134,13 @@ def reconcile(view: View, heartbeats: Heartbeats, now: Nanoseconds) -> Plan:
         Puts of nodes, of the cluster for the brake, and of tasks that became ORPHANED. `wake_at` is always set: a
         caller that comes later than that declares nobody.
     """
-    is_on_time = heartbeats.arrive(now)
+    excused = heartbeats.excused
+    may_judge = heartbeats.arrive(now)
     judgement = _Judgement(view, heartbeats, now, thresholds(view, heartbeats.settings))
-    changes = list(judgement.changes() if is_on_time else judgement.returns())
-    notes = judgement.notes if is_on_time else ["this manager's own loop was late: no node is declared silent"]
-    return Plan(tuple(changes), now + heartbeats.settings.tick, tuple(notes))
+    changes = list(judgement.changes() if may_judge else judgement.returns())
+    if heartbeats.excused > excused:
+        judgement.notes.append("this manager's own loop was late: no node is declared silent for it")
+    return Plan(tuple(changes), now + heartbeats.settings.tick, tuple(judgement.notes))
 
 
 @dataclass(slots=True)
@@ -194,7 +201,8 @@ class _Judgement:
             return self._held(vanished) if is_due and self._is_too_many(vanished) else None
         known = [node for node in nodes if node.id in brake.nodes]
         if brake.is_released:
-            return brake if any(self._is_silent(node) and not _is_down(node) for node in known) else None
+            waiting = [node for node in known if self._is_silent(node) and not _is_down(node)]
+            return None if all(self._is_due(node) for node in waiting) else brake
         missing = [node for node in nodes if self._is_due(node) or (node in known and self._is_silent(node))]
         if not self._is_too_many(missing):
             return None

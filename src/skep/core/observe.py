@@ -76,6 +76,7 @@ def _observed(task: Task, status: TaskStatus, now: Nanoseconds) -> Task | None:
         updated_at=now,
         started_at=now if is_started else task.started_at,
         ended_at=now if is_ended else task.ended_at,
+        look_at=0 if status.state >= TaskState.RUNNING else task.look_at,
     )
 
 

@@ -1,14 +1,14 @@
 """Replicated services: slots, scaling, removal and history."""
 
 import pytest
+from tests.core.orchestrate.world import World, a_spec
+from tests.factories import a_task
 
 from skep.core.orchestrate.replicated import removal_order
 from skep.model.cluster import Cluster, OrchestrationConfig, SwarmSpec
 from skep.model.lifecycle import TaskState
 from skep.model.task import Task
 from skep.store.changes import Delete
-from tests.core.orchestrate.world import World, a_spec
-from tests.factories import a_task
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def cover(roster: Roster) -> None:
             elif (not may_stay or task.move) and not roster.has_completed(task):
                 roster.stop(task)
     for node in roster.view.nodes.values():
-        if is_eligible(roster, node) and not roster.live(node.id) and not roster.is_settled(node.id):
+        is_taken = roster.live(node.id) or roster.is_settled(node.id) or roster.is_done(node.id)
+        if not is_taken and is_eligible(roster, node):
             open_slot(roster, node.id, must_wait=True)
 
 

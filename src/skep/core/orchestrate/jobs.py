@@ -34,10 +34,9 @@ def fill(roster: Roster) -> None:
     total, at_once = modes.job_size(roster.service.spec)
     n_done, n_active, used = 0, 0, set[SlotKey]()
     for key in roster.slot_keys():
-        live = roster.live(key)
-        if any(roster.has_completed(task) for task in live):
+        if roster.is_done(key):
             n_done += 1
-        elif live:
+        elif roster.live(key):
             n_active += 1
         elif roster.is_settled(key):
             n_done += 1  # It failed for good; another slot would fail alike.

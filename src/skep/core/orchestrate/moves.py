@@ -22,9 +22,8 @@ HOPELESS_STREAK = 3
 def settle(roster: Roster) -> None:
     """Bring every slot with several tasks at work back to the one that is to stay, as soon as it can be told."""
     for key in roster.slot_keys():
-        completed = [task for task in roster.live(key) if roster.has_completed(task)]
         working = roster.working(key)
-        if completed:
+        if roster.is_done(key):
             for task in working:
                 roster.stop(task)
         elif len(working) > 1:

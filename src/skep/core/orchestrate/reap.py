@@ -36,7 +36,7 @@ def trim(roster: Roster) -> None:
             continue
         n_live = sum(1 for task in tasks if is_live(task))
         n_kept = max(limit - n_live, 0 if n_live else 1)
-        ended = [task for task in tasks if not is_live(task) and is_terminal(task.status.state)]
+        ended = [task for task in tasks if not is_live(task) and roster.has_ended(task)]
         for task in ended[: len(ended) - n_kept]:
             roster.delete(task)
 

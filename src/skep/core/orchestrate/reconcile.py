@@ -55,6 +55,9 @@ class _Orchestration:
                 self._reap_ownerless(service_id)
             else:
                 self._service(service)
+        self.moments.extend(
+            task.look_at for task in self.view.tasks.where("timed", True) if task.service_id not in todo
+        )
         return Plan(tuple(self.changes), earliest(self.moments), tuple(self.notes))
 
     # --- what to look at -----------------------------------------------------------
@@ -76,12 +79,10 @@ class _Orchestration:
         return todo
 
     def _due(self) -> Iterable[str]:
-        """Services whose moment has come; the moments yet to come are noted."""
+        """Services whose moment has come, and those being updated."""
         for task in self.view.tasks.where("timed", True):
             if task.look_at <= self.now:
                 yield task.service_id
-            else:
-                self.moments.append(task.look_at)
         for service in self.view.services.where("updating", True):
             yield service.id
 

@@ -181,6 +181,10 @@ class Roster:
     def has_completed(self, task: Task) -> bool:
         return modes.is_job(self.mode) and task.status.state == TaskState.COMPLETE
 
+    def is_done(self, key: SlotKey) -> bool:
+        """Whether a task of a job completed here; one that was told to stop may have completed before."""
+        return any(self.has_completed(task) and task.desired_state < TaskState.REMOVE for task in self.tasks(key))
+
     def is_lost(self, task: Task) -> bool:
         """Whether its node is down or gone: what it does now is not known."""
         if not task.node_id or task.status.state < TaskState.ASSIGNED:
@@ -227,8 +231,9 @@ class Roster:
 
     def moments(self) -> list[Nanoseconds]:
         """When this service has to be looked at again although nothing changes."""
-        waiting = [task.look_at for slot in self.slots.values() for task in slot.values() if task.look_at]
-        return [*self.wakes, *waiting]
+        tasks = [task for slot in self.slots.values() for task in slot.values() if task.look_at]
+        starting = [task for task in tasks if task.status.state < TaskState.RUNNING and is_live(task)]
+        return [*self.wakes, *(task.look_at for task in starting)]
 
     def changes(self) -> list[Change]:
         """Service first, then new tasks, then changed ones, then deletions: each prefix is a legal state."""
