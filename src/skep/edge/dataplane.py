@@ -6,6 +6,7 @@ agent's periodic `repair` finds what no notification told.
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -291,6 +292,8 @@ def _check_features(mirror: comparison.Mirror) -> None:
         socket_there.send([rtnetlink.delete_link("probe")])
         socket_there.close()
     except NetlinkRefused as error:
+        if error.code == errno.EEXIST:
+            return  # An earlier daemon's device has that number: the kernel knows VXLAN.
         raise DataPlaneFailure(f"the kernel has no VXLAN (CONFIG_VXLAN, module vxlan): {error}") from error
     finally:
         socket_here.close()
