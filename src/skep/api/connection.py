@@ -97,7 +97,8 @@ class Connection(web_protocol.RequestHandler):
     def hijack(self) -> tuple[asyncio.StreamReader, asyncio.Transport]:
         """Take the connection over: what comes in from now on is read raw, nothing more is parsed.
 
-        The caller writes its own answer, and returns `Hijacked()` from its handler when it is done.
+        The caller writes its own answer, and returns `Hijacked()` from its handler when it is done. What a client
+        sends before it has seen that answer is lost in aiohttp's parser; Docker's clients wait for it.
 
         Raises:
             ConnectionResetError: The client is gone.
@@ -123,7 +124,13 @@ class Connection(web_protocol.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, as Docker answers anything: in JSON, with no trace."""
+        """Answer what is no HTTP, as Docker answers anything: in JSON, with no trace.
+
+        Raises:
+            ConnectionError: An answer has begun; only cutting it off tells the client that it is not whole.
+        """
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun when it failed")
         text = message or HTTPStatus(status).phrase
         return web.Response(
             status=status,

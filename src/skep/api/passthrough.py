@@ -107,7 +107,7 @@ class Engine:
             EngineFailure: It answered with an error, or no JSON.
             Unavailable: It does not answer.
         """
-        async with self._ask(method, path, params=params) as response:
+        async with self.ask(method, path, params=params) as response:
             raw = await response.read()
             if response.status != http.HTTPStatus.OK:
                 raise EngineFailure(f"the container engine answered {response.status} to {method} {path}")
@@ -123,12 +123,6 @@ class Engine:
         query = f"?{target.raw_query_string}" if target.raw_query_string else ""
         return f"/v{versions.spell(min(call.version, await self.version()))}{rest}{query}"
 
-    @asynccontextmanager
-    async def open_lines(self, path: str, params: Mapping[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
-        """Follow an endless answer, such as events; leaving the context ends it at the engine."""
-        async with self._ask("GET", path, params=params) as response:
-            yield response.content
-
     async def relay(self, call: Passed, body: bytes | None = None) -> web.StreamResponse:
         """Pass a request on and its answer back.
 
@@ -143,7 +137,7 @@ class Engine:
             data = request.content.iter_any()
             if request.content_length is not None:
                 headers["Content-Length"] = str(request.content_length)
-        async with self._ask(request.method, await self.path_for(call), headers=headers, data=data) as answer:
+        async with self.ask(request.method, await self.path_for(call), headers=headers, data=data) as answer:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(returned_headers(answer.headers))
             response.headers.update(call.headers)
@@ -157,7 +151,14 @@ class Engine:
             return response
 
     @asynccontextmanager
-    async def _ask(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def ask(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask the engine; leaving the context before the answer's end ends it there too.
+
+        Args:
+            options: As of aiohttp's `ClientSession.request`.
+        Raises:
+            EngineFailure, Unavailable.
+        """
         session = await self._connected()
         try:
             async with session.request(method, yarl.URL(f"http://engine{path}", encoded=True), **options) as response:

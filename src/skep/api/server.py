@@ -191,8 +191,8 @@ class ApiServer:
 
 
 def _refusal(request: web.BaseRequest, status: int, message: str) -> web.Response:
-    if request.protocol.transport is not None and request.writer.output_size:
-        raise ConnectionResetError("the answer had begun when it failed")  # Only cutting it off tells the client.
+    if request.writer.output_size:
+        raise ConnectionError("the answer had begun when it failed")  # Only cutting it off tells the client.
     return web.Response(status=status, body=wire.encode({"message": message}), content_type="application/json")
 
 

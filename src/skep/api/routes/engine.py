@@ -3,6 +3,7 @@
 Edge: HTTP, passed on as it is. A node whose engine has no such API has no containers or images to show.
 """
 
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -37,6 +38,30 @@ async def plugins(call: Call) -> web.StreamResponse:
     return call.reply(_EMPTY["/plugins"])
 
 
+async def wait(call: Call) -> web.StreamResponse:
+    """POST /containers/{id}/wait.
+
+    Podman (4.3) forgets the exit code when asked to wait for the removal, which is what `docker run --rm` asks: so it
+    is asked to wait for both, and the one's answer is given once the other has come.
+    """
+    engine = call.backend.engine
+    if call.text("condition") != "removed":
+        return await engine.relay(call)
+    path = f"{await engine.prefix()}/containers/{call.params['id']}/wait"
+    async with (
+        engine.ask("POST", path, params={"condition": "next-exit"}) as ended,
+        engine.ask("POST", path, params={"condition": "removed"}) as removed,
+    ):
+        if ended.status != HTTPStatus.OK:
+            return web.Response(status=ended.status, body=await ended.read(), content_type="application/json")
+        stream = await call.stream("application/json")
+        result = await ended.read()
+        await removed.read()
+        await stream.write(result)
+        await stream.write_eof()
+        return stream
+
+
 async def take_over(call: Call) -> web.StreamResponse:
     """Attach and exec."""
     return await hijack.relay(call)
@@ -51,6 +76,7 @@ ROUTES: Final = (
     Route("GET", "/volumes", list_or_nothing, ENGINE),
     Route("GET", "/plugins", plugins, ENGINE),
     Route("POST", "/containers/{id}/attach", take_over, ENGINE),
+    Route("POST", "/containers/{id}/wait", wait, ENGINE),
     Route("POST", "/exec/{id}/start", take_over, ENGINE),
     *(Route(method, f"/{prefix}/{{rest...}}", relay, ENGINE, UNLIMITED) for prefix in _PREFIXES for method in _METHODS),
     Route("POST", "/commit", relay, ENGINE, UNLIMITED),

@@ -66,8 +66,9 @@ async def _listen_to_engine(call: Call, listener: Listener) -> None:
 
 async def _engine_events(call: Call) -> AsyncIterator[Happening]:
     params = {"stream": "true", **{key: call.text(key) for key in ("since", "until") if call.text(key)}}
-    async with call.backend.engine.open_lines("/events", params) as lines:
-        async for line in lines:
+    engine = call.backend.engine
+    async with engine.ask("GET", f"{await engine.prefix()}/events", params=params) as answer:
+        async for line in answer.content:
             with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, ValueError):
                 yield _as_happening(msgspec.json.decode(line))
 

@@ -1,0 +1,438 @@
+"""What is passed to the engine and back, against an engine whose every word is known."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from tests.api.conftest import Api
+from tests.fakes.swarm import FakeNode
+
+from skep.api.server import ApiServer
+
+pytestmark = pytest.mark.anyio
+
+BIG = b"0123456789abcdef" * 200_000  # 3.2 MB
+
+
+class Engine:
+    """An engine that answers `/version`, and whatever a test gives it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: list[web.BaseRequest] = []
+        self.answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None
+        self.raw: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None
+        self.left = asyncio.Event()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/version":
+            return web.json_response({"ApiVersion": "1.41"})
+        self.seen.append(request)
+        assert self.answer is not None
+        try:
+            return await self.answer(request)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+    async def serve_raw(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self.raw is not None
+        try:
+            await self.raw(reader, writer)
+        finally:
+            writer.close()
+            self.left.set()
+
+
+@pytest.fixture
+async def engine(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Engine]:
+    engine = Engine(tmp_path / "engine.sock")
+    server = await asyncio.get_running_loop().create_unix_server(
+        web.Server(engine.handle, handler_cancellation=True), str(engine.path)
+    )
+    yield engine
+    server.close()
+
+
+@pytest.fixture
+async def api(engine: Engine, tmp_path: Path) -> AsyncIterator[Api]:
+    node = FakeNode(tmp_path, engine.path)
+    server = ApiServer(node, node.clock)
+    path = tmp_path / "docker.sock"
+    await server.start_unix(path)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+        yield Api(node, path, session)
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed"),
+    [
+        (
+            "/v1.50/containers/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
+            "/v1.41/containers/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
+        ),
+        ("/v1.24/containers/json", "/v1.24/containers/json"),
+        ("/images/team%2Fapp:1/json", "/v1.41/images/team%2Fapp:1/json"),
+    ],
+)
+async def test_paths_get_a_version_the_engine_knows(api: Api, engine: Engine, asked: str, passed: str) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response([], headers={"Server": "Libpod", "Libpod-Api-Version": "4", "X-Its-Own": "kept"})
+
+    engine.answer = answer
+    reader, writer = await asyncio.open_unix_connection(str(api.socket))
+    writer.write(f"GET {asked} HTTP/1.1\r\nHost: n\r\nX-Registry-Auth: e30=\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert engine.seen[0].raw_path == passed
+    assert engine.seen[0].headers["X-Registry-Auth"] == "e30="
+    assert body == b"[]"
+    assert b"Server: Docker/" in head
+    assert b"Libpod" not in head
+    assert b"X-Its-Own: kept" in head
+    assert b"Api-Version: 1.51" in head
+
+
+async def test_bodies_stream_both_ways(api: Api, engine: Engine) -> None:
+    halfway = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async for chunk in request.content.iter_any():
+            halfway.set()
+            await response.write(chunk)
+        return response
+
+    async def body() -> AsyncIterator[bytes]:
+        yield BIG[:100]
+        await asyncio.wait_for(halfway.wait(), 5)  # Passed on before there is more.
+        yield BIG[100:]
+
+    engine.answer = answer
+    reply = await api.ask("POST", "/v1.50/images/load", data=body())
+    assert reply.status == 200
+    assert reply.raw == BIG
+
+
+async def test_a_length_is_passed_on(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.content_length == len(BIG)
+        return web.Response(status=201, body=await request.content.read())
+
+    engine.answer = answer
+    reply = await api.ask("PUT", "/containers/x/archive", BIG, headers={"Content-Type": "application/x-tar"})
+    assert (reply.status, reply.raw, reply.headers["Content-Length"]) == (201, BIG, str(len(BIG)))
+
+
+async def test_the_head_of_an_answer_does_not_wait_for_its_body(api: Api, engine: Engine) -> None:
+    goes_on = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await goes_on.wait()
+        await response.write(b"late")
+        return response
+
+    engine.answer = answer
+    async with asyncio.timeout(5), api.session.get("http://node/containers/x/logs?follow=1") as response:
+        goes_on.set()
+        assert await response.read() == b"late"
+
+
+async def test_the_engine_is_let_go_when_the_client_leaves(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    engine.answer = answer
+    async with asyncio.timeout(5):
+        response = await api.session.get("http://node/containers/x/logs?follow=1")
+        response.close()
+        await engine.left.wait()
+
+
+async def test_a_refusal_of_the_engine_passes_as_it_is(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"message": "no such container"}, status=404)
+
+    engine.answer = answer
+    for path in ("/containers/x/json", "/containers/x/wait?condition=removed"):
+        reply = await api.ask("GET" if path.endswith("json") else "POST", path)
+        assert (reply.status, reply.message) == (404, "no such container")
+
+
+@pytest.mark.parametrize("path", ["/containers/json", "/exec/x/start", "/networks"])
+async def test_an_engine_that_is_away(api: Api, engine: Engine, path: str) -> None:
+    engine.path.unlink()
+    reply = await api.ask("POST" if "exec" in path else "GET", path, {} if "exec" in path else None)
+    assert reply.status == 503
+    assert "the container engine does not answer" in reply.message
+    assert (await api.ask("GET", "/info")).status == 200
+    assert (await api.ask("GET", "/events", params={"until": "1"})).status == 200
+
+
+async def test_an_engine_that_breaks_off(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    engine.answer = answer
+    reply = await api.ask("GET", "/containers/x/json")
+    assert reply.status == 502
+    assert "broke off" in reply.message
+
+
+async def test_an_answer_cut_short_is_cut_short(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    engine.answer = answer
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await api.ask("GET", "/containers/x/logs")
+
+
+async def test_wait_for_removal_keeps_the_exit_code(api: Api, engine: Engine) -> None:
+    ended, removed = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        is_exit = request.query["condition"] == "next-exit"
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await (ended if is_exit else removed).wait()
+        await response.write(msgspec.json.encode({"StatusCode": 5 if is_exit else 0}))
+        return response
+
+    engine.answer = answer
+    async with asyncio.timeout(5), api.session.post("http://node/containers/x/wait?condition=removed") as response:
+        ended.set()
+        reading = asyncio.ensure_future(response.read())
+        await asyncio.sleep(0.05)
+        assert not reading.done()
+        removed.set()
+        assert msgspec.json.decode(await reading) == {"StatusCode": 5}
+
+
+async def test_events_of_the_engine_join_the_swarms(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for action in ("create", "start"):
+            event = {
+                "Type": "container",
+                "Action": action,
+                "Actor": {"ID": "c1", "Attributes": {"name": "web"}},
+                "time": 7,
+            }
+            await response.write(msgspec.json.encode(event) + b"\nnonsense\n")
+        await asyncio.Event().wait()
+        return response
+
+    engine.answer = answer
+    params = {"filters": '{"container":["web"],"event":["start"]}'}
+    async with asyncio.timeout(5), api.session.get("http://node/events", params=params) as stream:
+        event = msgspec.json.decode(await stream.content.readline())
+    assert (event["Type"], event["Action"], event["scope"], event["timeNano"]) == (
+        "container",
+        "start",
+        "local",
+        7 * 10**9,
+    )
+    async with asyncio.timeout(5):
+        await engine.left.wait()
+
+
+async def test_networks_of_the_engine_beside_overlays(api: Api, engine: Engine) -> None:
+    mine = {"Name": "mine", "Id": "f" * 64, "Driver": "bridge", "Labels": None, "Options": None}
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response(mine if request.path.endswith("f" * 64) else [mine])
+        if request.path.endswith("/prune"):
+            return web.json_response({"NetworksDeleted": ["mine"]})
+        return web.json_response({"Id": "f" * 64, "Warning": "", "Echo": (await request.read()).decode()}, status=201)
+
+    engine.answer = answer
+    await api.init()
+    names = [each["Name"] for each in await api.get("/networks")]
+    assert names == ["ingress", "mine", "bridge", "host", "none"]
+    assert (await api.get("/networks/fff"))["Labels"] == {}
+    made = await api.ask("POST", "/networks/create", {"Name": "other", "Driver": "bridge"})
+    assert (made.status, made.json["Echo"]) == (201, '{"Name":"other","Driver":"bridge"}')
+    taken = await api.ask("POST", "/networks/create", {"Name": "mine", "Driver": "overlay"})
+    assert (taken.status, taken.message) == (409, "network with name mine already exists")
+    assert (await api.ask("POST", "/networks/prune")).json == {"NetworksDeleted": ["mine"]}
+
+
+# --- hijacking -----------------------------------------------------------------------------------
+
+
+class RawEngine:
+    """An engine on raw sockets, for what comes after a 101."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]] | None = None
+        self.left = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET /version"):
+                body = b'{"ApiVersion": "1.41"}'
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
+                return
+            assert self.talk is not None
+            await self.talk(reader, writer, head)
+            self.left.set()
+        except ConnectionError:
+            self.left.set()
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def raw_engine(engine: Engine, api: Api) -> AsyncIterator[RawEngine]:
+    raw = RawEngine(engine.path.with_name("raw.sock"))
+    api.node.passthrough = raw.path
+    server = await asyncio.start_unix_server(raw.serve, str(raw.path))
+    yield raw
+    server.close()
+
+
+UPGRADED = (
+    b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
+    b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+)
+START = b'{"Detach":false,"Tty":false}'
+
+
+async def exec_start(api: Api, *, headers: bytes = b"Connection: Upgrade\r\nUpgrade: tcp\r\n") -> Any:
+    reader, writer = await asyncio.open_unix_connection(str(api.socket))
+    writer.write(
+        b"POST /v1.50/exec/x/start HTTP/1.1\r\nHost: n\r\nContent-Type: application/json\r\n"
+        b"%sContent-Length: %d\r\n\r\n%s" % (headers, len(START), START)
+    )
+    return reader, writer
+
+
+async def test_input_may_end_before_output(api: Api, raw_engine: RawEngine) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        assert b"/v1.41/exec/x/start" in head
+        assert b"Upgrade: tcp" in head
+        assert await reader.readexactly(len(START)) == START
+        writer.write(UPGRADED)
+        received = await reader.read()
+        writer.write(received[::-1])
+        await writer.drain()
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(10):
+        reader, writer = await exec_start(api)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+        assert b"Upgrade: tcp" in head
+        writer.write(BIG)
+        await writer.drain()
+        writer.write_eof()
+        assert await reader.read() == BIG[::-1]
+        writer.close()
+
+
+async def test_output_flows_while_nothing_is_said(api: Api, raw_engine: RawEngine) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(UPGRADED + b"first")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(BIG)
+        await writer.drain()
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(10):
+        reader, writer = await exec_start(api)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(5) == b"first"
+        assert await reader.read() == BIG
+        writer.close()
+
+
+async def test_without_an_upgrade_the_answer_is_plain(api: Api, raw_engine: RawEngine) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(UPGRADED + b"output")
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(5):
+        reader, writer = await exec_start(api, headers=b"")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"Upgrade" not in head
+        assert body == b"output"
+        writer.close()
+
+
+REFUSALS = {
+    "length": b'HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"message": "no"}',
+    "chunked": b"HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'5\r\n{"mes\r\nc\r\nsage": "no"}\r\n0\r\n\r\n',
+    "until-end": b'HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\n\r\n{"message": "no"}',
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+async def test_a_refused_exec_is_answered_and_the_connection_lives(
+    api: Api, raw_engine: RawEngine, refusal: bytes
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(refusal)
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(5):
+        reader, writer = await exec_start(api)
+        assert (await reader.readuntil(b'{"message": "no"}')).startswith(b"HTTP/1.1 409 Conflict")
+        writer.write(b"GET /_ping HTTP/1.1\r\nHost: n\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\nOK")).startswith(b"HTTP/1.1 200 OK")
+        writer.close()
+
+
+@pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 10", b"x" * 100_000], ids=range(4))
+async def test_an_engine_that_talks_nonsense(api: Api, raw_engine: RawEngine, words: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(words)
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(5):
+        reader, writer = await exec_start(api)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 502")
+        writer.close()
+
+
+async def test_a_client_that_vanishes_ends_the_engines_side(api: Api, raw_engine: RawEngine) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(UPGRADED)
+        while True:
+            writer.write(BIG)
+            await writer.drain()
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(5):
+        reader, writer = await exec_start(api)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+        await raw_engine.left.wait()
