@@ -31,6 +31,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CHECK_DELAY_S: Final = 0.05
+PROBE_VNI: Final = 0xFFFFFF
+"""The last one: networks get theirs from 4096 up, and those of a killed daemon are still there at the next start."""
 MIN_MTU: Final = 1280
 
 REMOVALS: Final = frozenset(
@@ -283,7 +285,7 @@ def _check_features(mirror: comparison.Mirror) -> None:
             mirror.index(nft_text.reload("", facts))
     except NftRefused as error:
         raise DataPlaneFailure(f"the kernel's nftables cannot do what the mesh needs: {error}") from error
-    tunnel = rtnetlink.Vxlan("probe", 4096, 4789, "127.0.0.1", "02:5e:00:00:00:02", 1450, mirror.descriptor)
+    tunnel = rtnetlink.Vxlan("probe", PROBE_VNI, 4789, "127.0.0.1", "02:5e:00:00:00:02", 1450, mirror.descriptor)
     socket_here = netlink.NetlinkSocket()
     try:
         socket_here.send([rtnetlink.add_vxlan(tunnel)])
