@@ -94,7 +94,9 @@ class Agent:
             self._mesh.note_all()
 
     async def run(self) -> None:
-        """Work until cancelled, which touches no container and no sandbox: the next daemon adopts them."""
+        """Work until cancelled, which touches no container and no sandbox: the next run adopts them."""
+        self._executors.clear()
+        self._sweeping.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._mesh.run())
             self._inventory = await self._take_inventory()
