@@ -156,22 +156,27 @@ def require_root() -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder into which an engine's last clean-up process may still be writing."""
+    """Remove a folder and the cgroups of its name; an engine's last clean-up may still be busy in them."""
     deadline = time.monotonic() + 5
-    while folder.exists():
+    while True:
         with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
+            remove_cgroups(folder.name)
+            if folder.exists():
+                shutil.rmtree(folder)
             return
-        assert time.monotonic() < deadline, f"{folder} cannot be removed"
+        assert time.monotonic() < deadline, f"{folder} or its cgroups cannot be removed"
         time.sleep(0.05)
 
 
 def remove_cgroups(parent: str) -> None:
-    """Remove the empty cgroups that runtimes leave under a parent."""
-    for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        for folder, _, _ in os.walk(top / parent.strip("/"), topdown=False):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
+    """Remove the empty cgroups that runtimes leave under a parent.
+
+    Raises:
+        OSError: One is not empty yet.
+    """
+    for top in {entry.resolve() for entry in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())}:
+        for folder, _, _ in os.walk(top / parent, topdown=False):
+            Path(folder).rmdir()
 
 
 @contextlib.contextmanager
@@ -212,7 +217,6 @@ def _ground(parent: Path) -> Iterator[tuple[Path, Path]]:
         try:
             yield folder, sandbox
         finally:
-            remove_cgroups(folder.name)
             mounts = Path("/proc/self/mounts").read_text()
             remove_folder(folder)
             drop_stale_aliases()

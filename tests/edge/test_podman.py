@@ -123,10 +123,10 @@ async def test_a_killed_service_comes_back_and_containers_never_notice(
 
 @pytest.mark.anyio
 @pytest.mark.engine
-async def test_two_engines_do_not_see_each_other(place: PodmanPlace, runtime: PodmanRuntime, tmp_path: Path) -> None:
+async def test_two_engines_do_not_see_each_other(place: PodmanPlace, runtime: PodmanRuntime) -> None:
     container_id = await runtime.create(a_config(place, runtime_places.IMAGE, "sh", "-c", "while :; do sleep 1; done"))
     pid = (await runtime.run(container_id)).pid
-    other = PodmanRuntime(root=tmp_path / "root", run_dir=tmp_path / "run")
+    other = PodmanRuntime(root=place.folder / "other/root", run_dir=place.folder / "other/run")
     await other.start()
     try:
         assert await other.list_containers() == []

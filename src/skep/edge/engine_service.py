@@ -282,8 +282,12 @@ class EngineService:
 
 
 def drop_stale_aliases() -> None:
-    """Remove short names of run directories that are gone."""
+    """Remove short names of run directories that are gone.
+
+    A node of a lab has its run directory in a mount namespace of its own and sees none of its neighbours'; the folders
+    those are mounted on it does see.
+    """
     with suppress(FileNotFoundError):
         for link in ALIASES.iterdir():
-            if link.is_symlink() and not link.exists():
+            if link.is_symlink() and not link.readlink().parent.exists():
                 link.unlink(missing_ok=True)
