@@ -87,5 +87,19 @@ def test_networks(spec: NetworkSpec, kind: type[SkepError], words: str) -> None:
         allocate.check_network(view, spec)
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        pytest.param("ingress", "cannot be explicitly attached to the ingress network", id="ingress"),
+        pytest.param("nowhere", "network nowhere not found", id="missing"),
+    ],
+)
+def test_attachments(target: str, words: str) -> None:
+    view = a_state(a_network("ingress", ingress=True), a_network("net"))
+    allocate.check_attachments(view, a_service(networks=["net"]).spec)
+    with pytest.raises(InvalidSpec, match=words):
+        allocate.check_attachments(view, a_service(networks=[target]).spec)
+
+
 def test_a_network_without_wishes_passes() -> None:
     allocate.check_network(a_state(a_network("old", subnet="10.5.0.0/16", vni=4097)), a_spec())

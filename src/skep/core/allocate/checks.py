@@ -34,6 +34,23 @@ def check_ports(view: View, spec: ServiceSpec, service_id: str = "") -> None:
                     _check_pair(port, mode, other)
 
 
+def check_attachments(view: View, spec: ServiceSpec) -> None:
+    """Check the networks a service asks for, by their ids.
+
+    Raises:
+        InvalidSpec: It asks for the ingress network, or for one that does not exist.
+    """
+    for wanted in [*(spec.task_template.networks or []), *(spec.networks or [])]:
+        network = view.networks.get(wanted.target)
+        if network is None:
+            raise InvalidSpec(f"network {wanted.target} not found; create it first")
+        if network.spec.ingress:
+            raise InvalidSpec(
+                f'Service cannot be explicitly attached to the ingress network "{network.spec.name}"; '
+                "publish a port instead"
+            )
+
+
 def _check_endpoint(view: View, endpoint: EndpointSpec) -> None:
     seen: set[tuple[Protocol, int]] = set()
     for port in endpoint.ports or []:

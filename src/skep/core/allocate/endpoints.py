@@ -97,6 +97,11 @@ def wanted_networks(template: TaskSpec, service: Service | None) -> list[Network
     return list({attachment.target: attachment for attachment in wanted}.values())
 
 
+def overlays(template: TaskSpec, service: Service | None, ledger: Ledger) -> list[NetworkAttachmentConfig]:
+    """The networks a task attaches to by its own wish: the ingress network comes with published ports only."""
+    return [item for item in wanted_networks(template, service) if item.target != ledger.ingress_id]
+
+
 def has_ingress_ports(spec: EndpointSpec) -> bool:
     """Whether a service is reached through the routing mesh."""
     return any(port.publish_mode == PublishMode.INGRESS for port in spec.ports or [])
@@ -120,7 +125,7 @@ def vip_networks(service: Service, ledger: Ledger) -> list[str]:
     if spec.mode != ResolutionMode.VIP:
         return []
     ingress = [ledger.ingress_id] if has_ingress_ports(spec) else []
-    return ingress + [item.target for item in wanted_networks(service.spec.task_template, service)]
+    return ingress + [item.target for item in overlays(service.spec.task_template, service, ledger)]
 
 
 def ready_network(view: View, ledger: Ledger, network_id: str) -> None:
@@ -168,7 +173,7 @@ def needed_networks(service: Service, ledger: Ledger) -> list[str]:
     """Networks that a service's tasks join whether or not it has virtual IPs there."""
     spec = service.spec.endpoint_spec or EndpointSpec()
     ingress = [ledger.ingress_id] if has_ingress_ports(spec) else []
-    return ingress + [item.target for item in wanted_networks(service.spec.task_template, service)]
+    return ingress + [item.target for item in overlays(service.spec.task_template, service, ledger)]
 
 
 def _virtual_ips(service: Service, takings: Takings) -> list[VirtualIP]:

@@ -15,8 +15,8 @@ from skep.core.allocate.endpoints import (
     allocate_endpoint,
     has_ingress_ports,
     is_allocated,
+    overlays,
     ready_network,
-    wanted_networks,
 )
 from skep.core.allocate.ledger import VNI, Cause, Ledger, Owner, address_space
 from skep.core.plan import Dirty, Plan, earliest
@@ -237,7 +237,7 @@ class _Allocation:
         spec = service.endpoint.spec if service and service.endpoint else EndpointSpec()
         if has_ingress_ports(spec):
             found.append(Attachment(network_id=self.ledger.ingress_id))
-        for wanted in wanted_networks(task.spec, service):
+        for wanted in overlays(task.spec, service, self.ledger):
             aliases, options = list(wanted.aliases or []), dict(wanted.driver_opts or {})
             found.append(Attachment(network_id=wanted.target, aliases=aliases, driver_opts=options))
         for attachment in found:
