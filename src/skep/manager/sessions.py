@@ -205,6 +205,7 @@ class Sessions:
         Raises:
             SkepError: The node is refused, with why.
         """
+        self._check_not_removed(session.node_id)
         async with asyncio.timeout(HELLO_S):
             hello = await session.receive()
         if not isinstance(hello, Hello):
@@ -232,11 +233,14 @@ class Sessions:
         self._due.set()
         log.info("a session began", node=session.node_id, version=session.sent)
 
-    def _check(self, node_id: str, hello: Hello) -> None:
-        view = self._view()
-        if view.cluster is not None and node_id in view.cluster.removed_nodes:
+    def _check_not_removed(self, node_id: str) -> None:
+        cluster = self._view().cluster
+        if cluster is not None and node_id in cluster.removed_nodes:
             raise _Removed(REMOVED)
-        if node_id not in view.nodes:
+
+    def _check(self, node_id: str, hello: Hello) -> None:
+        self._check_not_removed(node_id)
+        if node_id not in self._view().nodes:
             raise Unavailable("this manager does not know the node yet; try again or turn to another one")
         if hello.protocol != protocol.PROTOCOL:
             raise Unavailable(

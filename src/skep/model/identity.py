@@ -24,7 +24,7 @@ DIGEST_LENGTH: Final = 50
 SECRET_BYTES: Final = 16
 SECRET_LENGTH: Final = 25
 TOKEN: Final = re.compile(r"SWMTKN-1-([0-9a-z]{50})-([0-9a-z]{25})")
-REFUSED: Final = "A valid join token is necessary to join this cluster"
+REFUSED: Final = "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster"
 """The one answer to every wrong token. Source: swarmkit/ca/server.go."""
 
 
