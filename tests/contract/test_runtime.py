@@ -480,6 +480,13 @@ async def test_the_process_sees(
     assert await output_of(runtime, a_config(place, script, **changes)) == expected
 
 
+async def test_the_hostname_is_the_containers_short_id_by_default(place: Place, runtime: Runtime) -> None:
+    needs_kernel(place)
+    container_id = await launch(runtime, a_config(place, "hostname", hostname=""))
+    await wait_exit(runtime, container_id)
+    assert [entry.payload.decode() for entry in await read_logs(runtime, container_id)] == [f"{container_id[:12]}\n"]
+
+
 async def test_capabilities_are_dockers_and_changeable(place: Place, runtime: Runtime) -> None:
     needs_kernel(place)
     script = "grep CapEff /proc/self/status | cut -f2"

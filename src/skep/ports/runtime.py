@@ -79,6 +79,7 @@ class ContainerConfig:
 
     Attributes:
         name: Unique on the node. sandbox: path of the network namespace to run in.
+        hostname: Empty for Docker's default, the first 12 characters of the container's id.
         command: Replaces the image's entry point if not None; args: replaces its arguments if not None.
         labels: Docker's com.docker.swarm.* among them.
         files: Bound after `mounts`.

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -98,6 +99,7 @@ class ProcessRuntime:
             return known.id
         check_bind_sources(config.mounts)
         container_id = secrets.token_hex(32)
+        config = replace(config, hostname=config.hostname or container_id[:12])
         volumes, anonymous = self._volumes(config)
         staging = self._records.staging(container_id)
         try:
