@@ -1,7 +1,7 @@
 """Three nodes and a client as network namespaces on one segment, each node with a data plane of its own.
 
-What a manager would assign is written by hand: `Swarm` holds the items and gives every node its set. Servers and clients
-are sockets opened in the namespaces and served by the test's own event loop, so that nothing outlives a test.
+What a manager would assign is written by hand: `Swarm` holds the items and gives every node its set. Servers and
+clients are sockets opened in the namespaces and served by the test's own event loop, so that nothing outlives a test.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket as Socket
 
 from skep.core.mesh import intent as intents
 from skep.core.mesh.intent import NodeIntent
@@ -86,7 +87,7 @@ class Place:
 
     def socket(
         self, kind: int = socket.SOCK_STREAM, protocol: int = 0, *, source: tuple[str, int] | None = None
-    ) -> socket.socket:
+    ) -> Socket:
         with self.inside():
             made = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,10 +104,23 @@ class Place:
             ConnectionRefusedError, TimeoutError, OSError
         """
         loop = asyncio.get_running_loop()
-        with self.socket(source=source) as one:
+        with await self.connect(address, number, source=source, timeout=timeout) as one:
             async with asyncio.timeout(timeout):
-                await loop.sock_connect(one, (address, number))
+                await loop.sock_sendall(one, b"?")
                 return (await loop.sock_recv(one, 1000)).decode()
+
+    async def connect(
+        self, address: str, number: int, *, source: tuple[str, int] | None = None, timeout: float = TIMEOUT_S
+    ) -> Socket:
+        """An open TCP connection; the server answers once it is asked."""
+        one = self.socket(source=source)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().sock_connect(one, (address, number))
+        except BaseException:
+            one.close()
+            raise
+        return one
 
     async def ask_udp(
         self, address: str, number: int, *, source: tuple[str, int] | None = None, timeout: float = TIMEOUT_S
@@ -124,7 +138,7 @@ class Server:
     """Answers everyone with its name and the address and port it sees."""
 
     name: str
-    sockets: list[socket.socket] = field(default_factory=list)
+    sockets: list[Socket] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     seen: list[tuple[str, int]] = field(default_factory=list)
 
@@ -135,15 +149,21 @@ class Server:
         for one in self.sockets:
             one.close()
 
-    async def serve_tcp(self, listener: socket.socket) -> None:
+    async def serve_tcp(self, listener: Socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             connection, peer = await loop.sock_accept(listener)
             self.seen.append(peer)
-            with connection, contextlib.suppress(OSError):
+            self.tasks.append(asyncio.ensure_future(self._answer(connection, peer)))
+
+    async def _answer(self, connection: Socket, peer: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(OSError):
+            connection.setblocking(False)
+            while await loop.sock_recv(connection, 1 << 16):
                 await loop.sock_sendall(connection, f"{self.name} {peer[0]} {peer[1]}".encode())
 
-    async def serve_udp(self, one: socket.socket) -> None:
+    async def serve_udp(self, one: Socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             _, peer = await loop.sock_recvfrom(one, 2000)

@@ -186,7 +186,9 @@ POLICIES = {"round-robin": _round_robin}
 def chain_rules(balance: Balance) -> tuple[str, ...]:
     """The rules of a service's chain. A policy this node does not know is served round robin."""
     if not balance.addresses:
-        return ("meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable")
+        # Rejecting a datagram of this node itself fails its send with EPERM; let through, it finds no listener.
+        own = 'oifname "lo" meta l4proto != tcp return'
+        return (own, "meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable")
     choice = POLICIES.get(balance.policy, _round_robin)(balance.addresses)
     if not balance.port:
         return (f"dnat to {choice}",)
