@@ -8,7 +8,7 @@ help:            ## this list
 
 demo:            ## a swarm of three nodes on this machine, shown step by step
 	@tools/setup run
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py $(if $(KEEP),--keep)
 
 test: check      ## style, types, layers and every test but the long ones
 	$(PY) -m pytest -q -m "not soak"

@@ -1,0 +1,5 @@
+"""`python -m skep.cli`."""
+
+from skep.cli.main import main
+
+main()
