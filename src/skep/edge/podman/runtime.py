@@ -193,34 +193,38 @@ class PodmanRuntime:
         return answer
 
     async def _find(self, name_or_id: str) -> Inspection | None:
+        inspection = await self._ask(name_or_id)
+        if inspection is None or not self._is_orphan(inspection):
+            return inspection
+        inspection = await self._ask(name_or_id)  # It may just have ended in good order.
+        if inspection is None or not self._is_orphan(inspection):
+            return inspection
+        exit_file = self._settings.run_dir / "libpod" / "exits" / inspection.id
+        with suppress(FileNotFoundError):
+            exit_file.write_text(str(oci_state.UNSEEN_EXIT_CODE))
+        return await self._ask(name_or_id)
+
+    async def _ask(self, name_or_id: str) -> Inspection | None:
         answer = await self._client.request("GET", f"/containers/{quote(name_or_id, safe='')}/json")
         if answer.status == 404:
             return None
         if not answer.is_ok:
             raise RuntimeFailure(answer.failure)
         try:
-            inspection = read_inspection(answer.body)
+            return read_inspection(answer.body)
         except msgspec.DecodeError as error:
             raise EngineUnreachable(f"podman describes {name_or_id} in an unknown form: {error}") from error
-        if self._was_orphaned(inspection):
-            return await self._find(name_or_id)
-        return inspection
 
-    def _was_orphaned(self, inspection: Inspection) -> bool:
-        """Whether a container lost its supervisor and is dead; if so, write its exit file in the supervisor's stead.
+    def _is_orphan(self, inspection: Inspection) -> bool:
+        """Whether a container is dead and lost its supervisor before that could write its exit file.
 
-        Podman 4 trusts that file alone: without it such a container runs for ever and cannot be removed.
+        Podman 4 trusts that file alone: without it such a container runs for ever and cannot be removed. We then write
+        it in the supervisor's stead.
         """
         if inspection.state.status not in ("running", "paused", "stopping"):
             return False
         process = oci_state.first_process(self._settings.runtime_root / inspection.id)
-        if process.pid or oci_state.is_supervisor(inspection.state.conmon_pid, inspection.id):
-            return False
-        exit_file = self._settings.run_dir / "libpod" / "exits" / inspection.id
-        if exit_file.exists() or not exit_file.parent.is_dir():
-            return False
-        exit_file.write_text(str(oci_state.UNSEEN_EXIT_CODE))
-        return True
+        return not process.pid and not oci_state.is_supervisor(inspection.state.conmon_pid, inspection.id)
 
     async def _inspect(self, container_id: str) -> Inspection:
         inspection = await self._find(container_id)
