@@ -21,7 +21,7 @@ SHRUNK = "its node no longer has the resources it reserves"
 
 def orphan_tasks_of_removed_nodes(roster: Roster) -> None:
     """Nobody will ever report on a removed node's tasks: they count as ended."""
-    for task in list(roster.all_tasks()):
+    for task in [task for key in roster.restless_keys() for task in roster.tasks(key)]:
         is_gone = bool(task.node_id) and roster.node(task) is None
         if is_gone and is_active(task.status.state):
             roster.put(task, status=orphaned(task, roster.now), ended_at=roster.now)

@@ -12,7 +12,7 @@ from skep.model.node import Availability, Node, NodeState
 
 def cover(roster: Roster) -> None:
     """Give every eligible node its task, and take it from those that may not have one."""
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         node = roster.view.nodes.get(str(key))
         may_stay = node is not None and may_keep(roster, node)
         for task in roster.live(key):

@@ -21,7 +21,7 @@ HOPELESS_STREAK = 3
 
 def settle(roster: Roster) -> None:
     """Bring every slot with several tasks at work back to the one that is to stay, as soon as it can be told."""
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         working = roster.working(key)
         if roster.is_done(key):
             for task in working:
@@ -77,7 +77,7 @@ def replace(roster: Roster) -> None:
     if modes.is_per_node(roster.mode):
         return
     budget = _budget(roster)
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         working = roster.working(key)
         if len(working) != 1:
             continue
@@ -92,7 +92,7 @@ def _budget(roster: Roster) -> int:
     parallelism = roster.update_config.parallelism or len(roster.slots)
     under_way = sum(
         1
-        for key in roster.slot_keys()
+        for key in roster.restless_keys()
         for working in [roster.working(key)]
         if len(working) > 1 and any(not roster.is_lost(task) and roster.misplacement(task) for task in working)
     )

@@ -29,7 +29,7 @@ def history_limit(view: View) -> int:
 def trim(roster: Roster) -> None:
     """Delete removed tasks that are over, and each slot's oldest history."""
     limit = history_limit(roster.view)
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         _delete_removed(roster, roster.tasks(key))
         tasks = roster.tasks(key)
         if limit < 0 or len(tasks) <= limit:

@@ -15,12 +15,13 @@ from skep.model.task import Task
 def scale(roster: Roster) -> None:
     """Fill missing slots, or remove those too many."""
     wanted = modes.replicas(roster.service.spec)
-    live = {key: roster.live(key) for key in roster.slot_keys()}
-    occupied = {key: tasks for key, tasks in live.items() if tasks or roster.is_settled(key)}
-    if len(occupied) < wanted:
-        _fill(roster, set(occupied), wanted - len(occupied))
-    elif len(occupied) > wanted:
-        for key in removal_order(occupied)[: len(occupied) - wanted]:
+    idle = {key for key in roster.restless_keys() if not roster.live(key) and not roster.is_settled(key)}
+    n_occupied = len(roster.slots) - len(idle)
+    if n_occupied < wanted:
+        _fill(roster, set(roster.slots) - idle, wanted - n_occupied)
+    elif n_occupied > wanted:
+        occupied = {key: roster.live(key) for key in roster.slot_keys() if key not in idle}
+        for key in removal_order(occupied)[: n_occupied - wanted]:
             remove_slot(roster, key)
 
 

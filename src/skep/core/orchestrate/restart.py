@@ -22,7 +22,7 @@ LASTING_RUN: Nanoseconds = MINUTE
 
 def tend(roster: Roster) -> None:
     """Replace ended tasks in every slot, as far as the policy allows."""
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         if any(roster.has_ended(task) for task in roster.live(key)):
             _tend_slot(roster, key)
 

@@ -1,7 +1,8 @@
 """One service with its tasks, slot by slot, and what this decision has changed about them so far.
 
 Pure. Every step of the orchestration reads and writes a roster, so each sees what the steps before it decided; the plan
-is what differs in the end. A slot is a number for replicated services and a node's id for per-node ones.
+is what differs in the end. A slot is a number for replicated services and a node's id for per-node ones. A slot whose
+one task simply runs as it should is told apart once; only the others, the restless ones, go through the steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,6 +44,7 @@ class Roster:
     now: Nanoseconds
     new_id: Callable[[], str]
     slots: dict[SlotKey, dict[str, Task]] = field(default_factory=dict)
+    restless: set[SlotKey] = field(default_factory=set)
     puts: dict[str, Task] = field(default_factory=dict)
     deletions: dict[str, Task] = field(default_factory=dict)
     wakes: list[Nanoseconds] = field(default_factory=list)
@@ -56,7 +58,32 @@ class Roster:
         roster = cls(view, service, now, new_id)
         for task in view.tasks.where("service", service.id):
             roster.slots.setdefault(roster.key(task), {})[task.id] = task
+        roster.restless = roster._find_restless()
         return roster
+
+    def _find_restless(self) -> set[SlotKey]:
+        if modes.is_job(self.mode) or self.is_rolling:
+            return set(self.slots)
+        placement = self.service.spec.task_template.placement
+        sound = {"": True}  # By node: whether a task that is as it should be may simply stay there.
+        for slot in self.slots.values():
+            node_id = next(iter(slot.values())).node_id
+            if node_id not in sound:
+                node = self.view.nodes.get(node_id)
+                sound[node_id] = node is not None and is_sound(node) and changed.satisfies(placement, node)
+        return {key for key, slot in self.slots.items() if not self._is_restful(slot, sound)}
+
+    def _is_restful(self, slot: dict[str, Task], sound: dict[str, bool]) -> bool:
+        (task, *others) = slot.values()
+        return (
+            not others
+            and task.desired_state == TaskState.RUNNING
+            and task.status.state <= TaskState.RUNNING
+            and not task.move
+            and not task.look_at
+            and sound[task.node_id]
+            and not self.is_dirty(task)
+        )
 
     # --- the service -----------------------------------------------------------
 
@@ -85,6 +112,7 @@ class Roster:
     def change_service(self, **fields: Any) -> None:
         """Replace fields of the service."""
         self.service = msgspec.structs.replace(self.service, **fields)
+        self.restless = set(self.slots)
         self.writes += 1
 
     # --- tasks ----------------------------------------------------------------
@@ -93,8 +121,12 @@ class Roster:
         return task.node_id if modes.is_per_node(self.mode) else task.slot
 
     def slot_keys(self) -> list[SlotKey]:
-        """Occupied slots, sorted."""
-        return sorted(self.slots, key=lambda key: (isinstance(key, str), key))
+        """All slots with tasks, sorted."""
+        return sorted(self.slots, key=_order)
+
+    def restless_keys(self) -> list[SlotKey]:
+        """Slots in which there may be something to do, sorted."""
+        return sorted((key for key in self.restless if key in self.slots), key=_order)
 
     def tasks(self, key: SlotKey) -> list[Task]:
         """A slot's tasks, oldest first."""
@@ -119,6 +151,7 @@ class Roster:
         if new != self.slots.get(key, {}).get(task.id):
             new = msgspec.structs.replace(new, updated_at=self.now)
             self.writes += 1
+            self.restless.add(key)
             self.puts[task.id] = new
             self.slots.setdefault(key, {})[task.id] = new
         return new
@@ -126,6 +159,7 @@ class Roster:
     def delete(self, task: Task) -> None:
         """Forget a task of which nothing is left to stop."""
         self.writes += 1
+        self.restless.add(self.key(task))
         if self.view.tasks.get(task.id) is not None:
             self.deletions[task.id] = task
         self.puts.pop(task.id, None)
@@ -144,26 +178,31 @@ class Roster:
     def create(self, key: SlotKey, start: Start) -> Task:
         """Add a task to a slot."""
         earlier = self.tasks(key)
-        return self.put(
-            Task(
-                id=self.new_id(),
-                created_at=self.now,
-                spec=modes.task_template(self.service),
-                service_id=self.service.id,
-                service_name=self.service.spec.name,
-                service_labels=self.service.spec.labels,
-                slot=key if isinstance(key, int) else 0,
-                node_id=key if isinstance(key, str) else "",
-                desired_state=start.desired_state,
-                status=TaskStatus(state=TaskState.NEW, timestamp=self.now, message="created"),
-                not_before=start.not_before,
-                spec_version=self.service.spec_version,
-                job_iteration=self._iteration(),
-                ordinal=earlier[-1].ordinal + 1 if earlier else 1,
-                restart=start.restart,
-                rollout=start.rollout,
-            )
+        task = Task(
+            id=self.new_id(),
+            created_at=self.now,
+            updated_at=self.now,
+            spec=modes.task_template(self.service),
+            service_id=self.service.id,
+            service_name=self.service.spec.name,
+            service_labels=self.service.spec.labels,
+            slot=key if isinstance(key, int) else 0,
+            node_id=key if isinstance(key, str) else "",
+            desired_state=start.desired_state,
+            status=TaskStatus(state=TaskState.NEW, timestamp=self.now, message="created"),
+            not_before=start.not_before,
+            spec_version=self.service.spec_version,
+            job_iteration=self._iteration(),
+            ordinal=earlier[-1].ordinal + 1 if earlier else 1,
+            restart=start.restart,
+            rollout=start.rollout,
         )
+        if earlier or start.desired_state != TaskState.RUNNING:
+            self.restless.add(key)
+        self.slots.setdefault(key, {})[task.id] = task
+        self.puts[task.id] = task
+        self.writes += 1
+        return task
 
     def _iteration(self) -> int | None:
         status = self.service.job_status
@@ -247,6 +286,15 @@ class Roster:
         if self.is_service_deleted:
             found.append(Delete("service", self.service.id, self.service.version))
         return found
+
+
+def _order(key: SlotKey) -> tuple[bool, SlotKey]:
+    return isinstance(key, str), key
+
+
+def is_sound(node: Node) -> bool:
+    """Whether a node is up and not to be emptied."""
+    return node.status.state != NodeState.DOWN and node.spec.availability != Availability.DRAIN
 
 
 def age(task: Task) -> tuple[int, Nanoseconds, str]:

@@ -22,7 +22,7 @@ PATIENCE: Nanoseconds = 10 * SECOND
 
 def raise_due(roster: Roster) -> None:
     """Let every waiting task run whose time has come."""
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         for task in roster.working(key):
             if task.desired_state == TaskState.READY and not list(_hindrances(roster, task)):
                 roster.put(task, desired_state=roster.goal, look_at=0)
@@ -30,7 +30,7 @@ def raise_due(roster: Roster) -> None:
 
 def note_moments(roster: Roster) -> None:
     """Store on each unfinished start when it has to be looked at again."""
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         working = roster.working(key)
         for task in working:
             if task.status.state >= TaskState.RUNNING:

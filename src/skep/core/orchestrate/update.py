@@ -24,7 +24,7 @@ def judge(roster: Roster) -> None:
     if rollout is None or not roster.is_rolling or rollout.version != roster.service.spec_version:
         return
     found = {
-        key: task for key in roster.slot_keys() if str(key) not in rollout.failed for task in _failures(roster, key)
+        key: task for key in roster.restless_keys() if str(key) not in rollout.failed for task in _failures(roster, key)
     }
     if not found:
         return
@@ -94,14 +94,14 @@ def _roll_back(roster: Roster, message: str) -> None:
 
 def advance(roster: Roster) -> None:
     """Begin, continue or complete the update that the service's tasks call for."""
-    dirty = [key for key in roster.slot_keys() if is_slot_dirty(roster, key)]
+    dirty = [key for key in roster.restless_keys() if is_slot_dirty(roster, key)]
     if not _ensure_rollout(roster, len(dirty)):
         return
     rollout = roster.service.rollout
     if rollout is None:
         return
     todo = [key for key in dirty if str(key) not in rollout.failed]
-    under_way = sum(1 for key in roster.slot_keys() if _is_under_way(roster, rollout, key))
+    under_way = sum(1 for key in roster.restless_keys() if _is_under_way(roster, rollout, key))
     if not todo and not under_way:
         _complete_when_watched(roster, rollout)
         return
@@ -169,7 +169,7 @@ def _started_at(task: Task) -> Nanoseconds:
 def _complete_when_watched(roster: Roster, rollout: Rollout) -> None:
     config = roster.update_config
     moments = list(rollout.failed.values())
-    for key in roster.slot_keys():
+    for key in roster.restless_keys():
         moments.extend(_started_at(task) for task in roster.live(key) if task.rollout == rollout.version)
     is_watched = bool(moments) and config.failure_action != FailureAction.CONTINUE
     if is_watched and _lasts_until(roster, max(moments) + modes.monitor_period(config) + 1):
