@@ -1,0 +1,31 @@
+"""The program that end-to-end services run: it answers over HTTP with its own name and the caller's address.
+
+Made from Debian's static busybox, so that the same image runs on every engine.
+"""
+
+from pathlib import Path
+
+from skep.lab import images
+
+NAME = "skep/who"
+COMMAND = ("httpd", "-f", "-p", "9200", "-h", "/www")
+PATH = "/cgi-bin/who"
+WHO = b"""#!/bin/sh
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
+echo "$(hostname) $(echo "$REMOTE_ADDR" | tr -d '[]' | sed 's/^::ffff://')"
+"""
+ENVIRONMENT = b"""#!/bin/sh
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
+tr '\\0' '\\n' </proc/1/environ
+cat /proc/mounts
+"""
+
+
+def write_archive(directory: Path) -> Path:
+    """Write the image for `docker load`."""
+    root = images.busybox_root()
+    root["/www/cgi-bin/who"] = images.RootEntry(WHO, mode=0o755)
+    root["/www/cgi-bin/environment"] = images.RootEntry(ENVIRONMENT, mode=0o755)
+    archive = directory / "who.tar"
+    archive.write_bytes(images.image_archive(NAME, root, images.ImageConfig(command=COMMAND)))
+    return archive
