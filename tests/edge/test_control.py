@@ -21,6 +21,7 @@ from skep.model.node import Role
 from skep.ports.transport import Channel, ChannelClosed, Declined, Unreachable, Untrusted
 
 pytestmark = pytest.mark.anyio
+NESTED = b'{"token": "", "csr": "", "x": ' + b"[" * 30_000
 
 
 @dataclass
@@ -176,7 +177,10 @@ async def test_an_oversized_body_is_refused(up: Up) -> None:
     assert await up.status("POST", "/join", None, data=bytes(70_000)) == 413
 
 
-@pytest.mark.parametrize("body", [b"", b"[", b'{"token": 1}', b'{"token": "\\ud800", "csr": ""}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[", b'{"token": 1}', b'{"token": "\\ud800", "csr": ""}', b"\xff", b'{"token": "\xff", "csr": ""}', NESTED],
+)
 async def test_a_malformed_body_is_refused(up: Up, body: bytes) -> None:
     assert await up.status("POST", "/join", None, data=body) == 400
     assert up.service.asked == []

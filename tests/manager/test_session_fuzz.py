@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 
-import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.factories import a_cluster, a_node, a_task
 from tests.sessions import SOON_S, FakeDesk, FakeDispatch, QuickClock
@@ -12,6 +11,7 @@ from tests.sessions import SOON_S, FakeDesk, FakeDispatch, QuickClock
 from skep.edge.loopback import memory_channels
 from skep.manager.sessions import Sessions
 from skep.model import session as protocol
+from skep.model.codec import MALFORMED
 from skep.model.identity import Identity
 from skep.model.lifecycle import TaskState
 from skep.model.node import NodeDescription, Role
@@ -78,6 +78,9 @@ async def speak(said: list[bytes]) -> Sessions:
     return sessions
 
 
+# Found once: bad UTF-8 in a key, and nesting deeper than the interpreter allows.
+@example(said=[b"\x81\xa4type\xa5\x00\x00\x00\x00\x80"])
+@example(said=[b"\x82\xa4type\xa9heartbeat\xa1x" + b"\x91" * 100_000 + b"\x01"])
 @settings(max_examples=150, deadline=None)
 @given(said=st.lists(anything, max_size=8))
 def test_no_message_does_more_than_end_its_own_session(said: list[bytes]) -> None:
@@ -85,6 +88,6 @@ def test_no_message_does_more_than_end_its_own_session(said: list[bytes]) -> Non
 
 
 @given(raw=anything)
-def test_decoding_gives_a_message_or_one_kind_of_error(raw: bytes) -> None:
-    with contextlib.suppress(msgspec.MsgspecError):
+def test_decoding_gives_a_message_or_an_error_that_is_expected(raw: bytes) -> None:
+    with contextlib.suppress(*MALFORMED):
         protocol.from_agent.decode(raw)

@@ -14,6 +14,7 @@ from skep.agent.handler import Handler
 from skep.agent.streams import AgentStreams
 from skep.model import session as protocol
 from skep.model.base import Nanoseconds
+from skep.model.codec import MALFORMED
 from skep.model.node import TLSInfo
 from skep.model.session import (
     Applied,
@@ -119,7 +120,7 @@ class Conversation:
         raw = await self._channel.receive()
         try:
             message: FromManager = protocol.from_manager.decode(raw)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise SessionOver(f"the manager sent what is no message: {error}") from error
         return message
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from skep.edge import tls, tls_context
 from skep.edge.websocket import WebSocketChannel, accepted_websocket
 from skep.model import errors
+from skep.model.codec import MALFORMED
 from skep.model.identity import Credentials, Identity, JoinRequest, Refusal, RenewRequest
 from skep.ports.transport import ControlService
 
@@ -174,7 +175,7 @@ async def _body(request: web.Request, kind: type[T]) -> T:
             return msgspec.json.decode(await request.read(), type=kind)
     except TimeoutError as error:
         raise errors.InvalidSpec("the request's body did not arrive in time; send it at once") from error
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise errors.InvalidSpec(f"the request cannot be read: {error}") from error
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from skep.edge import tls_context
 from skep.edge.websocket import CLOSE_S, PING_S, WebSocketChannel
+from skep.model.codec import MALFORMED
 from skep.model.identity import MANAGER_NAME, Credentials, Issued, JoinRequest, Refusal, RenewRequest
 from skep.ports.transport import (
     MAX_MESSAGE_BYTES,
@@ -95,14 +96,14 @@ def _trusting(addr: str, root_pem: str) -> ssl.SSLContext:
 def _issued(addr: str, raw: bytes) -> Issued:
     try:
         return msgspec.json.decode(raw, type=Issued)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Untrusted(f"{addr} sent something other than a certificate; it is no manager of this swarm") from error
 
 
 def _declined(addr: str, status: int, raw: bytes) -> Declined:
     try:
         refusal = msgspec.json.decode(raw, type=Refusal)
-    except msgspec.MsgspecError:
+    except MALFORMED:
         refusal = Refusal(reason=f"the manager at {addr} answered with status {status}")
     return Declined(refusal.reason, is_removed=refusal.removed, is_final=400 <= status < 500 and status != 429)
 

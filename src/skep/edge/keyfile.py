@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from skep.model.codec import MALFORMED
 from skep.model.identity import Credentials
 
 DATA_KEY_BYTES: Final = 32
@@ -34,7 +35,7 @@ def load_credentials(directory: Path) -> Credentials | None:
         return None
     try:
         return msgspec.json.decode(raw, type=Credentials)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise KeyFileError(f"{path} is damaged; restore it from a backup, or leave the swarm and join again") from error
 
 

@@ -8,12 +8,11 @@ import asyncio
 from collections import deque
 from typing import Final
 
-import msgspec
-
 from skep.manager.streams import Streams
 from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.base import Nanoseconds
+from skep.model.codec import MALFORMED
 from skep.model.session import Assignments, FromManager, Refused, Report
 from skep.ports.transport import Channel
 
@@ -99,6 +98,6 @@ class Session:
         raw = await self._channel.receive()
         try:
             message: protocol.FromAgent = protocol.from_agent.decode(raw)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise SessionOver(f"the agent sent what is no message: {error}") from error
         return message

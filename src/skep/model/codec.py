@@ -32,6 +32,10 @@ _encoder = msgspec.msgpack.Encoder()
 _decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in KINDS.items()}
 
 
+MALFORMED: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec raises for bytes from outside: for bad UTF-8 a `UnicodeDecodeError`, for deep nesting `RecursionError`."""
+
+
 class CorruptObject(ValueError):
     """Stored bytes that are not the object their key says."""
 
@@ -52,6 +56,6 @@ def decode(kind: str, raw: bytes, version: int) -> Object:
     """
     try:
         value = _decoders[kind].decode(raw)
-    except (KeyError, msgspec.MsgspecError) as error:
+    except (KeyError, *MALFORMED) as error:
         raise CorruptObject(f"a stored {kind} cannot be read: {error}") from error
     return msgspec.structs.replace(value, version=version)
