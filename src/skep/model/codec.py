@@ -33,7 +33,7 @@ _decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in KINDS.items()
 
 
 MALFORMED: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What msgspec raises for bytes from outside: for bad UTF-8 a `UnicodeDecodeError`, for deep nesting `RecursionError`."""
+"""What msgspec raises for bytes from outside: bad UTF-8 is a `UnicodeDecodeError`, deep nesting `RecursionError`."""
 
 
 class CorruptObject(ValueError):
