@@ -73,6 +73,7 @@ class Engine:
         self.starts: list[str] = []
         self.stops: list[tuple[str, int]] = []
         self.down = False
+        self.loses_an_answer = False
         self.stop_exit_code = 143
         self.health: HealthTest | None = None
         self.probe_exit_code = 0
@@ -126,6 +127,9 @@ class Engine:
             raise self.run_failure
         self.starts.append(container_id)
         self._change(container_id, state=ContainerState.RUNNING, pid=4242)
+        if self.loses_an_answer:
+            self.loses_an_answer = False
+            raise EngineUnreachable("the engine's socket was closed")
         await self._failpoint.here()
         return self.containers[container_id]
 
@@ -272,7 +276,8 @@ class Ears:
 class NodeUnderTest:
     """A machine: what is on it outlives the agent, which can be killed and started again."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, speed: int = 100) -> None:
+        self.speed = speed
         self.state_dir = state_dir
         self.failpoint = Failpoint()
         self.engine = Engine(self.failpoint)
@@ -286,7 +291,7 @@ class NodeUnderTest:
         """A new daemon."""
         self.names, self.ears = Names(), Ears()
         facts = NodeFacts(node_id="node1", hostname="alpha", underlay="192.0.2.1", boot_id=self.boot_id)
-        ports = Ports(self.engine, self.plane, self.names, self.ears, QuickClock())
+        ports = Ports(self.engine, self.plane, self.names, self.ears, QuickClock(self.speed))
         self.agent = Agent(facts, ports, self.state_dir)
         self.agent.load()
         self._tasks: list[asyncio.Task[None]] = []
@@ -340,8 +345,8 @@ async def until(condition: Callable[[], bool], what: Callable[[], str] = lambda:
 
 
 @contextlib.asynccontextmanager
-async def a_running_node(state_dir: Path) -> AsyncIterator[NodeUnderTest]:
-    node = NodeUnderTest(state_dir)
+async def a_running_node(state_dir: Path, *, speed: int = 100) -> AsyncIterator[NodeUnderTest]:
+    node = NodeUnderTest(state_dir, speed=speed)
     node.run()
     try:
         yield node

@@ -12,10 +12,14 @@ from tests.agent.node import (
     until,
 )
 
+from skep.agent.adoption import Inventory, adopt
+from skep.agent.assignments import Change
+from skep.agent.records import TaskRecord
+from skep.core.task_steps import Phase
 from skep.model.lifecycle import TaskState as S
 from skep.model.service import Endpoint, Healthcheck, PortConfig
 from skep.model.task import TaskStatus
-from skep.ports.runtime import ContainerState
+from skep.ports.runtime import Container, ContainerState
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +123,56 @@ async def test_unknown_leftovers_go_only_after_a_full_set(tmp_path: Path) -> Non
         await node.give(is_full=True)
         await until(lambda: not node.engine.containers and not node.plane.prepared)
         assert len(node.engine.stops) == 1, "stopped with its grace, not killed"
+
+
+async def test_a_delta_is_no_word_on_what_it_does_not_mention(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        await node.give(assigned(), is_full=True)
+        await node.reach(S.RUNNING)
+        await node.kill()
+        labels = {"com.docker.swarm.task.id": "t9", "com.docker.swarm.node.id": "node1"}
+        node.engine.containers["x"] = node.engine.a_container("x", labels)
+        node.begin()
+        node.run()
+        await node.give(assigned("t2"))
+        await node.reach(S.RUNNING, "t2")
+        assert "x" in node.engine.containers
+        await node.give(assigned(), assigned("t2"), is_full=True)
+        await until(lambda: "x" not in node.engine.containers)
+        assert len(node.engine.containers) == 2
+
+
+async def test_a_node_that_was_told_nothing_programs_nothing(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        node.agent._mesh.note(Change())
+        await until(lambda: not node.agent._mesh._is_changed.is_set())
+        assert node.plane.programmed == []
+
+
+@pytest.mark.parametrize(
+    ("record", "container", "boot_id", "has_sandbox", "expected"),
+    [
+        pytest.param(None, None, "b", False, (S.ASSIGNED, Phase.ABSENT, False), id="new"),
+        pytest.param(S.PREPARING, None, "b", True, (S.PREPARING, Phase.ABSENT, False), id="half made"),
+        pytest.param(S.READY, "created", "b2", False, (S.READY, Phase.CREATED, False), id="rebooted before the start"),
+        pytest.param(S.STARTING, "created", "b", True, (S.STARTING, Phase.CREATED, False), id="marked, not started"),
+        pytest.param(S.STARTING, "created", "b2", True, (S.STARTING, Phase.CREATED, True), id="maybe ran before"),
+        pytest.param(S.READY, "running", "b", True, (S.STARTING, Phase.RUNNING, False), id="an older record"),
+        pytest.param(None, "exited", "b", True, (S.STARTING, Phase.EXITED, False), id="a lost record"),
+        pytest.param(S.RUNNING, "running", "b", True, (S.RUNNING, Phase.RUNNING, False), id="runs on"),
+        pytest.param(S.RUNNING, "running", "b", False, (S.RUNNING, Phase.RUNNING, True), id="lost its sandbox"),
+        pytest.param(S.RUNNING, "exited", "b2", True, (S.RUNNING, Phase.EXITED, True), id="ended with the machine"),
+        pytest.param(S.FAILED, "exited", "b2", False, (S.FAILED, Phase.EXITED, False), id="was over before"),
+    ],
+)
+def test_what_an_earlier_daemon_left_is_told_apart(
+    record: S | None, container: str | None, boot_id: str, has_sandbox: bool, expected: tuple[S, Phase, bool]
+) -> None:
+    left = TaskRecord(status=TaskStatus(state=record), boot_id="b") if record is not None else None
+    found = Container(id="c", name="c", labels={}, state=ContainerState(container)) if container else None
+    containers = {"t1": found} if found else {}
+    seen = adopt(assigned(), left, Inventory(containers, {"t1"} if has_sandbox else set(), boot_id)).observed
+    assert (seen.state, seen.phase, seen.is_lost) == expected
 
 
 async def test_another_swarms_containers_are_left_alone(tmp_path: Path) -> None:

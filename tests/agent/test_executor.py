@@ -1,5 +1,6 @@
 """One task from assignment to its end, told as a dialogue between a manager and a node."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,33 @@ async def test_the_end_is_reported_with_its_exit_code(tmp_path: Path, exit_code:
         assert status.container.exit_code == exit_code
         await until(lambda: "t1" not in node.plane.prepared)
         assert node.engine.containers, "the container is kept for its logs"
+
+
+async def test_an_end_is_noticed_at_once(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path, speed=1) as node:
+        await node.give(assigned(), is_full=True)
+        await node.reach(S.RUNNING)
+        node.engine.end(node.engine.only().id, 1)
+        await until(lambda: S.FAILED in node.states(), limit_s=1)
+
+
+async def test_a_start_whose_answer_was_lost_is_not_repeated(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        node.engine.loses_an_answer = True
+        await node.give(assigned(), is_full=True)
+        await node.reach(S.RUNNING)
+        assert len(node.engine.starts) == 1
+
+
+async def test_the_applied_version_is_told(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        waiting = asyncio.create_task(node.agent.wait_applied(0))
+        await node.give(assigned(), is_full=True)
+        assert await asyncio.wait_for(waiting, 5) == 1
+        assert node.plane.programmed[-1].version == 1
+        waiting = asyncio.create_task(node.agent.wait_applied(1))
+        await node.give(remove=["task/t1"])
+        assert await asyncio.wait_for(waiting, 5) == 2
 
 
 async def test_an_oom_kill_says_so(tmp_path: Path) -> None:

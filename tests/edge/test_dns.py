@@ -62,8 +62,10 @@ class Upstream(asyncio.DatagramProtocol):
         if answer is None:
             return
         if self.is_forging:
-            forged = bytes([data[0] ^ 0xFF]) + answer[1:]
-            self.transport.sendto(forged, addr)
+            lie = dns.message.from_wire(answer)
+            lie.id ^= 0xFF00
+            lie.answer = [dns.rrset.from_text(lie.question[0].name, 60, "IN", "A", "203.0.113.66")]
+            self.transport.sendto(lie.to_wire(), addr)
         self.transport.sendto(answer, addr)
 
     def answer(self, data: bytes, *, is_tcp: bool) -> bytes | None:
