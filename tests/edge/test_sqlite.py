@@ -16,7 +16,7 @@ import pytest
 
 from skep.edge.changelog import ChangeLog
 from skep.edge.sqlite import SqliteStore
-from skep.edge.sqlite_file import checksum_of
+from skep.edge.sqlite_file import StoreFile, checksum_of
 from skep.ports.store import (
     Compacted,
     RowBatch,
@@ -250,6 +250,41 @@ async def test_a_full_disk_refuses_writes_with_the_reason_and_writing_resumes(sm
     _, rows = await reopened.load()
     await reopened.close()
     assert {row.id for row in rows} == kept | {"after"}
+
+
+class UnsyncedDatabase:
+    """A connection whose disk fails the next sync."""
+
+    in_transaction = False
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self.real = real
+        self.fails = 1
+
+    def execute(self, statement: str, *arguments: object) -> sqlite3.Cursor:
+        if statement == "COMMIT" and self.fails:
+            self.fails -= 1
+            self.real.execute("ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+            raise error
+        return self.real.execute(statement, *arguments)  # type: ignore[arg-type] # passed on as they came
+
+    def close(self) -> None:
+        self.real.close()
+
+
+def test_after_a_failed_sync_nothing_is_written_until_a_restart(tmp_path: Path) -> None:
+    file = StoreFile(tmp_path / "store.db")
+    file._database = UnsyncedDatabase(file._database)  # type: ignore[assignment] # as much of one as is used
+    for name in ("a", "b"):
+        with pytest.raises(StoreDamaged, match="restart the daemon"):
+            file.write([[Write("task", name, b"v", 0)]])
+    file.close()
+    reopened = StoreFile(tmp_path / "store.db", create=False)
+    assert reopened.load() == (0, [])
+    assert reopened.write([[Write("task", "a", b"v", 0)]]) == [1]
+    reopened.close()
 
 
 async def test_errors_of_sqlite_never_cross_the_port(tmp_path: Path) -> None:
