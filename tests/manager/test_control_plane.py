@@ -192,8 +192,8 @@ async def test_a_service_runs_on_the_nodes_that_joined(swarm: Swarm) -> None:
     await swarm.replica.commit([Put(a_service(id="web", replicas=4))])
     await until(lambda: len(swarm.running()) == 4)
     assert {task.node_id for task in swarm.running()} >= {node.id for node in nodes}
-    on_first = [task.id for task in swarm.running() if task.node_id == nodes[0].id]
-    assert sorted(report.task_id for report in nodes[0].handler.stored) == sorted(on_first)
+    on_first = {task.id for task in swarm.running() if task.node_id == nodes[0].id}
+    await until(lambda: {report.task_id for report in nodes[0].handler.stored} == on_first)
 
 
 async def test_logs_come_from_wherever_tasks_run(swarm: Swarm) -> None:
