@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.node import until
+from tests.contract.runtime_places import remove_cgroups
 from tests.kernel.rig import Node, Place, Swarm, overlay
 
 from skep.agent.agent import Agent, Ports
@@ -44,8 +45,7 @@ async def directory(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Path]:
     for container in await runtime.list_containers():
         await runtime.remove(container.id)
     await runtime.close()
-    for cgroup in Path("/sys/fs/cgroup").glob("**/skep-test-agent"):
-        cgroup.rmdir()
+    remove_cgroups("skep-test-agent")
 
 
 class Daemon:
