@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+from skep.edge.engine_service import drop_stale_aliases
 from skep.edge.unix_http import EngineClient
 from skep.lab import cgroups, layout, nodes, underlay
 from skep.lab.layout import LabLayout, NodeLayout
@@ -105,6 +106,7 @@ def down(root: Path) -> None:
         if node.root.exists():
             shutil.rmtree(node.root)
     layout.lab_file(lab.root).unlink()
+    drop_stale_aliases()
     if not any(lab.root.iterdir()):
         lab.root.rmdir()
 
