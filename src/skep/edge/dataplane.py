@@ -6,7 +6,6 @@ agent's periodic `repair` finds what no notification told.
 """
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +30,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CHECK_DELAY_S: Final = 0.05
-PROBE_VNI: Final = 0xFFFFFF
-"""The last one: networks get theirs from 4096 up, and those of a killed daemon are still there at the next start."""
 MIN_MTU: Final = 1280
 
 REMOVALS: Final = frozenset(
@@ -285,17 +282,12 @@ def _check_features(mirror: comparison.Mirror) -> None:
             mirror.index(nft_text.reload("", facts))
     except NftRefused as error:
         raise DataPlaneFailure(f"the kernel's nftables cannot do what the mesh needs: {error}") from error
-    tunnel = rtnetlink.Vxlan("probe", PROBE_VNI, 4789, "127.0.0.1", "02:5e:00:00:00:02", 1450, mirror.descriptor)
-    socket_here = netlink.NetlinkSocket()
+    with entered(mirror.descriptor):
+        connection = netlink.NetlinkSocket()
+    tunnel = rtnetlink.Vxlan("probe", 1, 4789, "127.0.0.1", "02:5e:00:00:00:02", 1450, mirror.descriptor)
     try:
-        socket_here.send([rtnetlink.add_vxlan(tunnel)])
-        with entered(mirror.descriptor):
-            socket_there = netlink.NetlinkSocket()
-        socket_there.send([rtnetlink.delete_link("probe")])
-        socket_there.close()
+        connection.send([rtnetlink.add_vxlan(tunnel), rtnetlink.delete_link("probe")])
     except NetlinkRefused as error:
-        if error.code == errno.EEXIST:
-            return  # An earlier daemon's device has that number: the kernel knows VXLAN.
         raise DataPlaneFailure(f"the kernel has no VXLAN (CONFIG_VXLAN, module vxlan): {error}") from error
     finally:
-        socket_here.close()
+        connection.close()

@@ -26,6 +26,7 @@ from skep.edge.space import Space
 from skep.ports.dataplane import DataPlaneFailure, Drift, SandboxConfig
 
 NODE = naming.root_space()
+INSIDE_INDEX = 500_000
 
 
 class Kernel:
@@ -185,11 +186,12 @@ class Kernel:
         inside = self._namespaces.open(spec.task_id)
         try:
             mac = naming.address_mac(spec.address.partition("/")[0])
-            end = VethEnd(device, naming.ROUTER_MAC, spec.mtu, space.descriptor)
-            peer = VethEnd(spec.sandbox_device, mac, spec.mtu, inside)
+            end = VethEnd(spec.sandbox_device, mac, spec.mtu, inside, _inside_index(spec))
+            peer = VethEnd(device, naming.ROUTER_MAC, spec.mtu, space.descriptor)
             self.spaces[NODE].route.send([rtnetlink.add_veth(end, peer)])
             space.bring_up(device)
             sandboxes.connect_inside(inside, spec)
+            space.wait_operating(device)
         finally:
             os.close(inside)
 
@@ -297,6 +299,13 @@ class Kernel:
         self.known.clear()
         self._suspects.clear()
         self.intent = None
+
+
+def _inside_index(cable: f.CableSpec) -> int:
+    """A device number that the other end will not have: for a veth with its peer's number the kernel puts off by up to
+    a second the moment it lets packets out."""
+    place = 0 if cable.is_gateway else 1 + int(cable.sandbox_device.removeprefix("eth"))
+    return INSIDE_INDEX + place
 
 
 def _is_restructured(name: f.Space, edits: Edits) -> bool:

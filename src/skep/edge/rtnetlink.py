@@ -28,6 +28,7 @@ RTNLGRP_IPV4_RULE: Final = 8
 
 AF_BRIDGE: Final = 7
 IFF_UP: Final = 1
+IF_OPER_UP: Final = 6
 NUD_PERMANENT: Final = 0x80
 NTF_SELF: Final = 0x02
 RTNH_F_ONLINK: Final = 4
@@ -54,24 +55,25 @@ _RULE: Final = struct.Struct("=BBBBBxxBI")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as the kernel reports it."""
+    """A link as the kernel reports it. Attributes: operating: RFC 2863 operational state."""
 
     index: int
     name: str
     mtu: int
     is_up: bool
     mac: str
-    kind: str = ""
+    operating: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class VethEnd:
-    """One end of a cable to be made. Attributes: namespace: descriptor of where it goes."""
+    """One end of a cable to be made. Attributes: namespace: descriptor of where it goes; index: 0 for any."""
 
     name: str
     mac: str
     mtu: int
     namespace: int
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,11 @@ class Vxlan:
 
 
 def add_veth(end: VethEnd, peer: VethEnd) -> Request:
-    """Both ends are up only when set so."""
+    """A pair; both ends are down. Only `end` can have an index of its own."""
     peer_body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _end_attributes(peer)
     details = attribute(1, text("veth")) + attribute(2 | netlink.NESTED, attribute(1 | netlink.NESTED, peer_body))
-    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _end_attributes(end) + attribute(18 | netlink.NESTED, details)
+    header = _LINK.pack(socket.AF_UNSPEC, 0, end.index, 0, 0)
+    body = header + _end_attributes(end) + attribute(18 | netlink.NESTED, details)
     return Request(RTM_NEWLINK, CREATE, body, f"make the cable {end.name}")
 
 
@@ -154,14 +157,13 @@ def read_vxlan(reply: Reply) -> Vxlan | None:
 def read_link(reply: Reply) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(reply.body)
     found = attributes(reply.body[_LINK.size :])
-    details = attributes(found.get(18, b""))
     return Link(
         index=index,
         name=_name(found.get(3, b"")),
         mtu=int.from_bytes(found.get(4, b""), sys.byteorder),
         is_up=bool(flags & IFF_UP),
         mac=mac_text(found.get(1, b"")),
-        kind=_name(details.get(1, b"")),
+        operating=found.get(16, b"\0")[0],
     )
 
 

@@ -6,6 +6,7 @@ others is never touched.
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -24,6 +25,9 @@ ROUTE_GROUPS: Final = (
     rtnetlink.RTNLGRP_IPV4_ROUTE,
     rtnetlink.RTNLGRP_IPV4_RULE,
 )
+
+
+OPERATING_TIMEOUT_S: Final = 2.0
 
 
 class LinkMissing(Exception):
@@ -103,6 +107,21 @@ class Space:
         index = self.index(device)
         requests = [rtnetlink.add_address(index, f"{address}/32") for address in addresses]
         self.route.send([*requests, rtnetlink.set_up(index)])
+
+    def wait_operating(self, device: str) -> None:
+        """Wait until a cable whose ends are both up carries packets: the kernel gets round to that a moment later, and
+        drops what is sent before.
+
+        Raises:
+            LinkMissing: It did not within two seconds.
+        """
+        deadline = time.monotonic() + OPERATING_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for reply in self.route.ask(rtnetlink.get_link(device)):
+                if rtnetlink.read_link(reply).operating == rtnetlink.IF_OPER_UP:
+                    return
+            time.sleep(0.001)
+        raise LinkMissing(f"the device {device} does not carry packets though both its ends are up")
 
     def tunnel_of(self, device: str) -> f.TunnelSpec | None:
         """What a VXLAN device is, read now; None if there is no such device or it is another kind."""
