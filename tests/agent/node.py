@@ -247,6 +247,7 @@ class Names:
     def __init__(self) -> None:
         self.zone: dict[str, ZoneItem] = {}
         self.askers: dict[str, Asker] = {}
+        self.known_at_open: dict[str, set[str]] = {}
         self.failure: NameServiceFailure | None = None
 
     def change(self, put: Mapping[str, ZoneItem], remove: Collection[str]) -> None:
@@ -258,6 +259,7 @@ class Names:
         if self.failure is not None:
             raise self.failure
         self.askers[asker.task_id] = asker
+        self.known_at_open.setdefault(asker.task_id, set(self.zone))
 
     async def close(self, task_id: str) -> None:
         self.askers.pop(task_id, None)

@@ -40,7 +40,7 @@ async def test_what_runs_is_adopted_untouched_and_without_a_manager(tmp_path: Pa
         assert node.engine.stops == []
         await until(lambda: node.agent.applied_version == node.version)
         assert node.names.askers["t1"].networks == ("net1",)
-        assert "network/net1" in node.names.zone
+        assert "network/net1" in node.names.known_at_open["t1"], "no name is denied meanwhile"
         node.engine.end(container.id, 3)
         assert (await node.reach(S.FAILED)).err == "task: non-zero exit (3)"
 

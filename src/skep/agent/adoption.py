@@ -20,17 +20,28 @@ from skep.ports.runtime import Container
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What exists on the node. Attributes: containers: by task id; sandboxes: task ids; boot_id: of this boot."""
+    """What an earlier daemon left on the node.
+
+    Attributes:
+        containers: By task id. sandboxes, records: task ids. boot_id: of this boot.
+    """
 
     containers: Mapping[str, Container]
     sandboxes: Collection[str]
     boot_id: str
+    records: Collection[str] = ()
+
+    @property
+    def task_ids(self) -> set[str]:
+        """Tasks of which anything was left."""
+        return {*self.containers, *self.sandboxes, *self.records}
 
     def without(self, task_id: str) -> "Inventory":
         """The same with nothing of that task."""
         containers = {key: container for key, container in self.containers.items() if key != task_id}
-        sandboxes = frozenset(self.sandboxes) - {task_id}
-        return Inventory(containers, sandboxes, self.boot_id)
+        rest = {task_id}
+        sandboxes, records = frozenset(self.sandboxes) - rest, frozenset(self.records) - rest
+        return Inventory(containers, sandboxes, self.boot_id, records)
 
 
 def own_containers(found: Iterable[Container], node_id: str, known: Collection[str]) -> Mapping[str, Container]:

@@ -119,9 +119,9 @@ class Agent:
                 log.warning("waiting to see what runs on this node", error=str(failure))
                 await self._ports.clock.sleep(between.next())
             else:
-                known = sandboxes | frozenset(self._host.records.task_ids())
-                containers = adoption.own_containers(found, self._facts.node_id, known)
-                return adoption.Inventory(containers, sandboxes, self._facts.boot_id)
+                records = frozenset(self._host.records.task_ids())
+                containers = adoption.own_containers(found, self._facts.node_id, sandboxes | records)
+                return adoption.Inventory(containers, sandboxes, self._facts.boot_id, records)
 
     def _match_executors(self, group: asyncio.TaskGroup) -> None:
         """Have an executor for every assigned task, and for every one of which something is left to be removed."""
@@ -158,7 +158,7 @@ class Agent:
         """
         gone = set(self._assignments.dismissed)
         if self._is_confirmed and self._inventory is not None:
-            gone |= {*self._inventory.containers, *self._inventory.sandboxes, *self._host.records.task_ids()}
+            gone |= self._inventory.task_ids
         return gone - {assigned.task.id for assigned in self._assignments.intent.tasks.values()}
 
     async def _execute(self, executor: Executor) -> None:
@@ -257,9 +257,8 @@ class Agent:
             self._mesh.forget()
         change = self._assignments.take(epoch, delta)
         self._is_confirmed = self._is_confirmed or change.is_full
-        self._pass_on(change)
         self._mesh.note(change)
-        self._is_due.set()
+        self._pass_on(change)
 
     def _pass_on(self, change: Change) -> None:
         for item in change.put.values():
@@ -269,6 +268,9 @@ class Agent:
             executor = self._executors.get(key.removeprefix(TASK_PREFIX)) if key.startswith(TASK_PREFIX) else None
             if executor is not None:
                 executor.dismiss()
+        keys = (*change.put, *change.removed)
+        if change.is_full or any(key.startswith(TASK_PREFIX) for key in keys):
+            self._is_due.set()
 
     @property
     def applied_version(self) -> int:

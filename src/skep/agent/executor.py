@@ -69,7 +69,7 @@ class Executor:
 
     Attributes:
         task: As assigned last. seen: What is known of it. status: What was recorded last.
-        container_id: Empty until there is one; `has_container` is set from then on.
+        container_id: Empty until there is one; `has_container` is set from then on, or once there will be none.
     """
 
     def __init__(self, host: Host, assigned: AssignedTask, version: int, found: Found) -> None:
@@ -214,6 +214,8 @@ class Executor:
             log.warning("a task's state cannot be recorded", task=self.task.id, error=str(error))
         self._tell(status)
         self._see(state=step.state)
+        if is_terminal(step.state):
+            self.has_container.set()  # Whoever waits for one need not wait any longer.
 
     async def _save(self, status: TaskStatus) -> None:
         record = TaskRecord(status=status, boot_id=self._host.boot_id, is_stopping=self.seen.is_stopping)

@@ -51,9 +51,14 @@ class Mesh:
         self._is_changed.set()
 
     def note_all(self) -> None:
-        """As `note`, for a set just taken over from an earlier daemon."""
+        """As `note`, for a set just taken over from an earlier daemon.
+
+        Names answer from it at once: the kernel still does what that daemon programmed, and a sandbox opened before
+        the first programming must not be told that its own names do not exist.
+        """
         intent = self._assignments.intent
-        self.note(Change(put={**intent.networks, **intent.endpoints, **intent.services}))
+        self._names.change({**intent.networks, **intent.endpoints, **intent.services}, ())
+        self._is_changed.set()
 
     async def run(self) -> None:
         """Program every change until cancelled; compare kernel and intent now and then."""
