@@ -8,7 +8,15 @@ from tests.factories import a_node
 from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState
 from skep.model.node import Availability
-from skep.model.service import RestartCondition, RestartPolicy
+from skep.model.service import (
+    EndpointSpec,
+    PortConfig,
+    ResourceRequirements,
+    Resources,
+    RestartCondition,
+    RestartPolicy,
+    UpdateOrder,
+)
 from skep.model.task import TaskStatus
 from skep.store.changes import Delete
 
@@ -171,8 +179,6 @@ def test_a_drain_that_is_taken_back_keeps_what_runs(world: World) -> None:
 
 
 def test_drain_waits_until_the_replacement_accepts(world: World) -> None:
-    from skep.model.service import EndpointSpec, PortConfig
-
     endpoint = EndpointSpec(ports=[PortConfig(target_port=80, published_port=8080)])
     world.create(a_spec(replicas=1, endpoint_spec=endpoint))
     world.settle()
@@ -228,8 +234,6 @@ def test_a_node_that_no_longer_fits_loses_its_task_start_first(world: World) -> 
 
 
 def test_a_node_that_shrinks_gives_tasks_away_newest_first(world: World) -> None:
-    from skep.model.service import ResourceRequirements, Resources
-
     spec = a_spec(replicas=6)
     reserved = ResourceRequirements(reservations=Resources(memory_bytes=1 << 30))
     template = msgspec.structs.replace(spec.task_template, resources=reserved)
@@ -277,7 +281,7 @@ def test_at_most_one_waits_for_the_lease_of_a_lost_task(world: World) -> None:
     assert [task.id for task in world.running()] == [heir.id]
 
 
-@pytest.mark.parametrize("cause", ["drain", "update"])
+@pytest.mark.parametrize("cause", ["drain", "update", "start-first update"])
 def test_at_most_one_is_stopped_before_its_successor_runs(world: World, cause: str) -> None:
     world.create(a_spec(replicas=1, labels=AT_MOST_ONE))
     world.settle()
@@ -286,7 +290,8 @@ def test_at_most_one_is_stopped_before_its_successor_runs(world: World, cause: s
     if cause == "drain":
         world.drain(old.node_id)
     else:
-        world.update(a_spec(replicas=1, labels=AT_MOST_ONE, force=1))
+        order = UpdateOrder.START_FIRST if cause.startswith("start-first") else UpdateOrder.STOP_FIRST
+        world.update(a_spec(replicas=1, labels=AT_MOST_ONE, force=1, update_config=an_update(order=order)))
     world.advance(120)
     assert len([task for task in world.tasks() if task.status.state == TaskState.RUNNING]) == 1
     world.slow_stop.clear()

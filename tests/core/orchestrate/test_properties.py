@@ -1,5 +1,6 @@
 """What holds in every state, however it came about."""
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -165,7 +166,7 @@ class Life(RuleBasedStateMachine):
         if self.world.state.services.get("web") is not None:
             old = self.world.service().spec.mode
             mode = a_spec(replicas=replicas).mode if old.replicated is not None else old
-            self.world.update(factories.msgspec.structs.replace(spec, mode=mode))
+            self.world.update(msgspec.structs.replace(spec, mode=mode))
 
     @rule()
     def roll_back(self) -> None:

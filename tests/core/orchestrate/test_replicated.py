@@ -7,6 +7,7 @@ from tests.factories import a_task
 from skep.core.orchestrate.replicated import removal_order
 from skep.model.cluster import Cluster, OrchestrationConfig, SwarmSpec
 from skep.model.lifecycle import TaskState
+from skep.model.service import RestartCondition, RestartPolicy
 from skep.model.task import Task
 from skep.store.changes import Delete
 
@@ -121,6 +122,15 @@ def test_history_is_bounded_per_slot(world: World, limit: int | None, n_kept: in
         world.settle()
     assert len([task for task in world.tasks() if task.slot == 1]) == n_kept
     assert len(world.running()) == 2
+
+
+def test_without_history_a_task_that_ended_for_good_is_still_kept(world: World) -> None:
+    spec = SwarmSpec(orchestration=OrchestrationConfig(task_history_retention_limit=0))
+    world.put(Cluster(id="cluster", spec=spec))
+    world.create(a_spec(image="crash", restart=RestartPolicy(condition=RestartCondition.NONE)))
+    world.settle()
+    assert [task.ordinal for task in world.tasks()] == [1]
+    assert world.live() == []
 
 
 def slots(*rows: tuple[int, str, TaskState]) -> dict[int | str, list[Task]]:

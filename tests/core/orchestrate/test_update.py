@@ -7,9 +7,11 @@ from tests.factories import a_node, a_service, a_task
 
 from skep.core.orchestrate.changed import is_dirty
 from skep.lib.durations import MINUTE, SECOND
+from skep.model import codec
 from skep.model.lifecycle import TaskState
 from skep.model.node import Availability
 from skep.model.service import (
+    Endpoint,
     EndpointSpec,
     FailureAction,
     PortConfig,
@@ -19,6 +21,7 @@ from skep.model.service import (
     UpdateConfig,
     UpdateOrder,
 )
+from skep.store.changes import Delete
 
 START_FIRST = UpdateOrder.START_FIRST
 QUICK = RestartPolicy(delay=SECOND)
@@ -184,8 +187,6 @@ def test_an_update_overtaken_by_the_next(world: World) -> None:
 
 def test_a_new_leader_goes_on_where_the_old_one_stopped(world: World) -> None:
     """Nothing but the stored state is needed: every object is written and read back in the middle of an update."""
-    from skep.model import codec
-
     updated(world, replicas=4)
     world.advance(4)
     objects = [*world.state.services.values(), *world.state.tasks.values()]
@@ -246,8 +247,6 @@ def _spec(**template: object) -> ServiceSpec:
     ],
 )
 def test_dirty(new: ServiceSpec, is_changed: bool) -> None:
-    from skep.model.service import Endpoint
-
     old = msgspec.structs.replace(a_service(), spec=a_spec(), spec_version=1, endpoint=Endpoint())
     task = a_task(service=old, state=TaskState.RUNNING, node_id="n1")
     service = msgspec.structs.replace(old, spec=new, spec_version=2)
@@ -306,6 +305,17 @@ def test_a_lost_node_is_not_the_updates_failure(world: World) -> None:
     assert images(world) == ["next"] * 3
 
 
+def test_a_removed_node_is_not_the_updates_failure(world: World) -> None:
+    updated(world, replicas=3, monitor=10 * SECOND)
+    world.advance(4)
+    new = next(task for task in world.live() if task.rollout and task.node_id)
+    gone = Delete("node", new.node_id, world.node(new.node_id).version)
+    world.dirty.note(world.state.apply([gone], world.state.revision + 1))
+    world.settle()
+    assert world.update_state() == "completed"
+    assert images(world) == ["next"] * 3
+
+
 @pytest.mark.parametrize("order", list(UpdateOrder))
 def test_a_crashing_image_is_rolled_back(world: World, order: UpdateOrder) -> None:
     counts = updated(world, image="crash", order=order, failure_action=FailureAction.ROLLBACK)
@@ -314,6 +324,7 @@ def test_a_crashing_image_is_rolled_back(world: World, order: UpdateOrder) -> No
     assert world.update_state() == "rollback_completed"
     assert message(world) == "rollback completed"
     assert world.service().previous_spec is None
+    assert world.service().spec_version == 3  # Never the number of another spec.
     assert min(counts.running) == (4 if order == START_FIRST else 3)
     assert len([task for task in world.tasks() if task.restart.attempts]) == 0  # No delay on the way back.
 
@@ -351,6 +362,18 @@ def test_continue_ignores_failures(world: World) -> None:
     world.advance(60)
     assert world.update_state() == "completed"
     assert images(world) == []
+
+
+def test_a_slot_that_failed_is_not_tried_again_by_the_same_update(world: World) -> None:
+    settings = UpdateConfig(order=START_FIRST, failure_action=FailureAction.CONTINUE)
+    never = RestartPolicy(condition=RestartCondition.NONE)
+    world.create(a_spec(replicas=2, restart=never, update_config=settings))
+    world.settle()
+    world.update(a_spec(replicas=2, restart=never, update_config=settings, image="crash"))
+    world.settle()
+    assert images(world) == ["good", "good"]
+    assert [task.slot for task in world.tasks() if task.status.state == TaskState.FAILED] == [1, 2]
+    assert world.update_state() == "completed"
 
 
 def test_the_failure_ratio_is_over_the_slots_to_change(world: World) -> None:

@@ -20,12 +20,11 @@ from skep.model.task import Task
 
 def judge(roster: Roster) -> None:
     """Count new failures of the update under way, and pause it or roll it back when there are too many."""
-    rollout = roster.service.rollout
-    if rollout is None or not roster.is_rolling or rollout.version != roster.service.spec_version:
+    rollout = _current(roster)
+    if rollout is None or not roster.is_rolling:
         return
-    found = {
-        key: task for key in roster.restless_keys() if str(key) not in rollout.failed for task in _failures(roster, key)
-    }
+    unfailed = [key for key in roster.restless_keys() if str(key) not in rollout.failed]
+    found = {key: task for key in unfailed for task in _failures(roster, key)}
     if not found:
         return
     failed = {**rollout.failed, **{str(key): roster.now for key in found}}
@@ -94,13 +93,11 @@ def _roll_back(roster: Roster, message: str) -> None:
 
 def advance(roster: Roster) -> None:
     """Begin, continue or complete the update that the service's tasks call for."""
-    dirty = [key for key in roster.restless_keys() if is_slot_dirty(roster, key)]
-    if not _ensure_rollout(roster, len(dirty)):
-        return
-    rollout = roster.service.rollout
+    failed = _failed_before(roster)
+    todo = [key for key in roster.restless_keys() if str(key) not in failed and is_slot_dirty(roster, key)]
+    rollout = _rollout_under_way(roster, len(todo), failed)
     if rollout is None:
         return
-    todo = [key for key in dirty if str(key) not in rollout.failed]
     under_way = sum(1 for key in roster.restless_keys() if _is_under_way(roster, rollout, key))
     if not todo and not under_way:
         _complete_when_watched(roster, rollout)
@@ -123,21 +120,34 @@ def is_slot_dirty(roster: Roster, key: SlotKey) -> bool:
     return bool(live) and all(roster.is_dirty(task) for task in live)
 
 
-def _ensure_rollout(roster: Roster, n_dirty: int) -> bool:
-    """Whether an update is under way, beginning one if there is reason to."""
-    service, version = roster.service, roster.service.spec_version
-    is_current = service.rollout is not None and service.rollout.version == version
-    if roster.is_rolling and is_current:
-        return True
-    state = service.update_status.state if service.update_status else ""
-    is_paused = is_current and state in ("paused", "rollback_paused")
-    if not roster.is_rolling and (is_paused or not n_dirty):
-        return False
+def _current(roster: Roster) -> Rollout | None:
+    """The bookkeeping of the update to the spec as it is now, if one has begun."""
+    rollout = roster.service.rollout
+    return rollout if rollout is not None and rollout.version == roster.service.spec_version else None
+
+
+def _failed_before(roster: Roster) -> dict[str, Nanoseconds]:
+    """Slots in which this very spec failed: they are left as they are."""
+    rollout = _current(roster)
+    return rollout.failed if rollout is not None else {}
+
+
+def _rollout_under_way(roster: Roster, n_todo: int, failed: dict[str, Nanoseconds]) -> Rollout | None:
+    """The update that is under way, begun now if there is reason to; None if there is nothing to do."""
+    rollout = _current(roster)
+    if roster.is_rolling and rollout is not None:
+        return rollout
+    state = roster.service.update_status.state if roster.service.update_status else ""
+    is_paused = rollout is not None and state in ("paused", "rollback_paused")
+    if not roster.is_rolling and (is_paused or not n_todo):
+        return None
     if state != "rollback_started":
         status = UpdateStatus(state="updating", started_at=roster.now, message="update in progress")
         roster.change_service(update_status=status)
-    roster.change_service(rollout=Rollout(version=version, started_at=roster.now, n_slots=n_dirty))
-    return True
+    n_slots = n_todo + len(failed)
+    begun = Rollout(version=roster.service.spec_version, started_at=roster.now, n_slots=n_slots, failed=failed)
+    roster.change_service(rollout=begun)
+    return begun
 
 
 def _is_under_way(roster: Roster, rollout: Rollout, key: SlotKey) -> bool:
