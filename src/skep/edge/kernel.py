@@ -274,8 +274,16 @@ class Kernel:
         return self.spaces[name]
 
     def _retire(self, name: f.Space) -> None:
-        if name in self.spaces:
-            self.retired.append(self.spaces.pop(name))
+        """Empty a router and let go of it.
+
+        Its devices go first: the kernel frees a namespace in its own time, and until then its tunnel's number is taken.
+        """
+        if name not in self.spaces and self._namespaces.exists(name):
+            self._space(name)
+        space = self.spaces.pop(name, None)
+        if space is not None:
+            space.delete_links([device for device in space.links() if naming.is_ours(device)])
+            self.retired.append(space)
 
     def _drop(self, names: Iterable[f.Space]) -> None:
         for name in sorted(names):
@@ -284,12 +292,12 @@ class Kernel:
 
     def clear(self) -> None:
         """Remove everything of Skep from this node's kernel."""
-        names = self._namespaces.names()
-        for name in names:
-            if not naming.is_router(name):
-                self._delete_cables(name)
+        for name in self._namespaces.names():
+            if naming.is_router(name):
+                self._drop([name])
+            else:
+                self._namespaces.remove(name)
                 self._records.remove(name)
-        self._drop(names)
         root = self.spaces[NODE]
         root.apply_nft(nft_text.removal())
         ours = {link.index: name for name, link in root.links().items() if naming.is_ours(name)}
