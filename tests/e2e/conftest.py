@@ -1,13 +1,19 @@
 """Whole labs for end-to-end tests: made from nothing, removed whatever happens."""
 
+import json
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e import programs
+from tests.e2e.load import Request
 
 from skep.edge.unix_http import EngineClient
 from skep.lab import lab as labs
@@ -97,7 +103,10 @@ def process_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def podman_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Three nodes on podman."""
-    yield from make_lab(tmp_path_factory.mktemp("lab") / "l", engine="podman")
+    root = tmp_path_factory.mktemp("lab")
+    for lab in make_lab(root / "l", engine="podman"):
+        lab.load_image(programs.write_archive(root))
+        yield lab
 
 
 @pytest.hookimpl(wrapper=True)
@@ -109,3 +118,63 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
             if isinstance(value, Lab):
                 report.sections.append(("skepd logs", value.logs()))
     return report
+
+
+@dataclass
+class Load:
+    """A load under way; `finish` waits for its end and answers what was recorded."""
+
+    process: "subprocess.Popen[str]"
+    began: float
+
+    def finish(self) -> "Recording":
+        text, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0
+        return Recording([Request(**record) for record in json.loads(text)])
+
+    @property
+    def at_s(self) -> float:
+        return time.monotonic() - self.began
+
+
+@dataclass
+class Recording:
+    requests: list[Request]
+
+    @property
+    def failed(self) -> list[Request]:
+        return [request for request in self.requests if request.error]
+
+    def check_none_failed(self) -> None:
+        print(f"{len(self.requests)} requests, {len(self.failed)} failed")
+        assert not self.failed, self.failed[:5]
+        assert self.requests
+
+
+@contextmanager
+def under_load(lab: Lab, length_s: float, rate: float, *urls: str) -> Iterator[Load]:
+    """Ask URLs from the client's namespace while the body runs."""
+    line = nodes.exec_command(
+        lab.layout, "client", [sys.executable, "-m", "tests.e2e.load", str(length_s), str(rate), *urls]
+    )
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield Load(process, time.monotonic())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def serve_who(lab: Lab, *words: str, name: str = "who", replicas: int = 3) -> None:
+    """Run the program of tests.e2e.programs as a service published on 9200, and wait until every node answers."""
+    create = ["service", "create", "--quiet", "--no-resolve-image", "--update-monitor", "100ms", "--name", name]
+    command = [] if lab.layout.engine == "podman" else programs.process_command(lab.layout.root)
+    lab.docker(*create, "--replicas", str(replicas), "-p", "9200:9200", *words, programs.NAME, *command)
+
+
+def who_urls(lab: Lab, *names: str) -> list[str]:
+    chosen = names or tuple(node.name for node in lab.nodes)
+    return [f"http://{lab.layout.node(name).underlay}:9200{programs.PATH}" for name in chosen]

@@ -29,3 +29,12 @@ def write_archive(directory: Path) -> Path:
     archive = directory / "who.tar"
     archive.write_bytes(images.image_archive(NAME, root, images.ImageConfig(command=COMMAND)))
     return archive
+
+
+def process_command(directory: Path) -> list[str]:
+    """The same program for the process engine, which runs it from the host's own file system."""
+    script = directory / "www" / PATH.lstrip("/")
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_bytes(WHO)
+    script.chmod(0o755)
+    return ["busybox", "httpd", "-f", "-p", "9200", "-h", str(directory / "www")]

@@ -16,7 +16,7 @@ from skep.daemon.membership import MembershipDamaged
 from skep.daemon.node import Node
 from skep.daemon.worker import make_runtime
 from skep.edge.clock import SystemClock, SystemDice
-from skep.edge.instance import InstanceLock, InstanceRunning, notify_ready
+from skep.edge.instance import InstanceLock, InstanceRunning, notify_ready, raise_file_limit
 from skep.edge.keyfile import KeyFileError
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import RuntimeFailure
@@ -58,6 +58,7 @@ async def run(config: DaemonConfig) -> int:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         config.socket.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        raise_file_limit()
         with InstanceLock(config.data_dir):
             await _serve(config)
     except REFUSALS as refusal:
@@ -72,7 +73,13 @@ async def _serve(config: DaemonConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     means = Means(SystemClock(), SystemDice())
-    node = Node(config, socket.gethostname(), make_runtime(config), means)
+    failures: list[BaseException] = []
+
+    def give_up(failure: BaseException) -> None:
+        failures.append(failure)
+        stop.set()
+
+    node = Node(config, socket.gethostname(), make_runtime(config), means, give_up)
     api = ApiServer(node, means.clock)
     try:
         await node.start()
@@ -83,3 +90,5 @@ async def _serve(config: DaemonConfig) -> None:
     finally:
         await api.close()
         await node.close()
+    if failures:
+        raise failures[0]

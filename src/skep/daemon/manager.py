@@ -3,6 +3,7 @@
 Edge: picks adapters. Opened when the node is, or becomes, a manager; closed when it stops or leaves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,10 @@ from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
 from skep.manager.control.control import Surroundings, SwarmControl
-from skep.manager.control.writes import Writes
 from skep.manager.gate import Gate
 from skep.manager.join import Admission
 from skep.manager.leader import Leader
 from skep.manager.logs import TaskLogs
-from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
@@ -42,13 +41,15 @@ class Means:
     dice: Dice
 
 
-async def open_state(swarm_dir: Path, clock: Clock) -> tuple[Store, Replica]:
+async def open_state(swarm_dir: Path, clock: Clock, *, is_new: bool = False) -> tuple[Store, Replica]:
     """Open the store and load the state.
 
+    Args:
+        is_new: Make the store; otherwise a missing one is damage.
     Raises:
         StoreError: The store is damaged or in use; the text says what to do.
     """
-    store = await SqliteStore.open(swarm_dir / STORE_FILE)
+    store = await SqliteStore.open(swarm_dir / STORE_FILE, create=is_new)
     replica = Replica(store, clock)
     try:
         await replica.open()
@@ -66,7 +67,15 @@ def open_seal(swarm_dir: Path) -> Seal:
 class ManagerParts:
     """A running manager."""
 
-    def __init__(self, membership: Membership, identity: NodeIdentity, means: Means) -> None:
+    def __init__(
+        self, membership: Membership, identity: NodeIdentity, means: Means, on_fatal: Callable[[BaseException], None]
+    ) -> None:
+        """Nothing is opened before `start`.
+
+        Args:
+            on_fatal: Called when the state can no longer be followed: the daemon has to start anew.
+        """
+        self._on_fatal = on_fatal
         self._membership = membership
         self._identity = identity
         self._means = means
@@ -107,10 +116,8 @@ class ManagerParts:
         dispatcher = Dispatcher(epoch, replica.view, clock.now())
         sessions = Sessions(leader, dispatcher, lambda: replica.view, clock, epoch=epoch)
         replica.observers.append(sessions.observe)
-        registry = NodeRegistry(Writes(replica, clock, dice))
-        admission = Admission.over(lambda: replica.view, lambda: authority, registry, clock)
         self._sessions = sessions
-        self._control = SwarmControl(
+        control = SwarmControl(
             replica,
             Surroundings(
                 clock=clock,
@@ -120,6 +127,8 @@ class ManagerParts:
                 logs=TaskLogs(sessions.open_stream, clock),
             ),
         )
+        self._control = control
+        admission = Admission.over(lambda: replica.view, lambda: authority, control.registry, clock)
         self._listener = ControlListener(
             Gate(admission, sessions), lambda: self._identity.credentials, self._membership.cluster_id
         )
@@ -127,13 +136,14 @@ class ManagerParts:
         await self._listener.start(host, port)
         self._supervisor.keep("decisions", leader.run)
         self._supervisor.keep("sessions", sessions.run)
+        self._supervisor.watch("state", replica.wait_ended, self._on_fatal)
 
     async def close(self) -> None:
         """Close everything; what agents run goes on."""
-        if self._listener is not None:
-            await self._listener.close()
         if self._sessions is not None:
             self._sessions.close()
+        if self._listener is not None:
+            await self._listener.close()
         await self._supervisor.close()
         if self._replica is not None:
             await self._replica.close()

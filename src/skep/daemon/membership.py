@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from skep.model.base import Record
+from skep.model.codec import MALFORMED
 from skep.model.node import Role
 from skep.model.session import ManagerAddress
 
@@ -53,7 +54,7 @@ def load(swarm_dir: Path) -> Membership | None:
         return msgspec.json.decode(path.read_bytes(), type=Membership)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *MALFORMED) as error:
         raise MembershipDamaged(
             f"{path} cannot be read ({error}); restore it from a backup, or remove {swarm_dir} and join again"
         ) from error

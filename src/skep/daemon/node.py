@@ -6,7 +6,7 @@ removes it first, so a daemon that is killed in between comes back as one or the
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -32,7 +32,7 @@ from skep.model.identity import JoinRequest as CertificateRequest
 from skep.model.node import Availability, Role
 from skep.model.session import ManagerAddress
 from skep.ports.runtime import EngineFacts, Runtime
-from skep.ports.transport import TransportError
+from skep.ports.transport import Declined, TransportError
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,20 @@ LAST_MANAGER = (
 class Node:
     """The daemon's node."""
 
-    def __init__(self, config: DaemonConfig, hostname: str, runtime: Runtime, means: Means) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        hostname: str,
+        runtime: Runtime,
+        means: Means,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        """Nothing happens before `start`.
+
+        Args:
+            on_fatal: Called when the daemon has to end and be started anew.
+        """
+        self._on_fatal = on_fatal
         self.hostname = hostname
         self.data_dir: Path = config.data_dir
         self.engine_id = engine_id(config.data_dir, means.dice.bytes)
@@ -100,7 +113,7 @@ class Node:
         )
         self._member = member
         if member.role == Role.MANAGER:
-            self._manager = ManagerParts(member, identity, self._means)
+            self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
             await self._manager.start(swarm_dir)
         self._worker = WorkerParts(member, identity, self._runtime, self._means)
         await self._worker.start(self._config, self.hostname, self._was_removed)
@@ -213,7 +226,7 @@ class Node:
             manager=str(new_token(authority.root_pem, self._means.dice.bytes)),
         )
         changes = first_objects(founding, tokens, new_id(self._means.dice.bytes))
-        store, replica = await open_state(swarm_dir, clock)
+        store, replica = await open_state(swarm_dir, clock, is_new=True)
         try:
             await replica.commit(changes)
         finally:
@@ -270,6 +283,10 @@ class Node:
                     token=str(token), csr=key_request.csr, availability=_availability(request.availability)
                 )
                 issued = await port.join(address, root_pem, asked)
+            except Declined as refusal:
+                if refusal.is_final:
+                    raise InvalidSpec(str(refusal)) from refusal
+                failures.append(str(refusal))
             except TransportError as error:
                 failures.append(str(error))
             else:

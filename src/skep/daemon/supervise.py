@@ -27,6 +27,20 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def watch(
+        self, name: str, ending: Callable[[], Awaitable[None]], on_failure: Callable[[BaseException], None]
+    ) -> None:
+        """Tell of a failure that cannot be mended by starting a loop again."""
+
+        async def wait() -> None:
+            try:
+                await ending()
+            except Exception as error:
+                log.exception("a part of the daemon is lost", part=name)
+                on_failure(error)
+
+        self.keep(name, wait)
+
     async def _run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         delay_s = FIRST_DELAY_S
         clock = asyncio.get_running_loop().time

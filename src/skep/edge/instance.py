@@ -5,6 +5,7 @@ Edge: a locked file, a small file, a datagram socket.
 
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,12 @@ def boot_id() -> str:
     kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     start = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
     return f"{kernel}-{start}"
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the machine lets this process have: each session takes three."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def notify_ready() -> None:
