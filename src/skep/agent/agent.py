@@ -40,6 +40,19 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class NodeMemory:
+    """What a node keeps of the swarm from one daemon to the next."""
+
+    assignments: AssignmentSet
+    records: RecordStore
+
+    @classmethod
+    def on_disk(cls, state_dir: Path, node_id: str) -> "NodeMemory":
+        """Files below a directory that survives reboots."""
+        return cls(AssignmentSet(state_dir / "assignments", node_id), RecordStore(state_dir / "tasks"))
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """The adapters an agent works through."""
 
@@ -54,14 +67,15 @@ class Agent:
     """A node's agent; implements `agent.handler.Handler`. One event loop.
 
     Args:
-        state_dir: A directory of its own that survives reboots.
+        memory: A directory of its own that survives reboots, or what stands for it.
     """
 
-    def __init__(self, facts: NodeFacts, ports: Ports, state_dir: Path) -> None:
+    def __init__(self, facts: NodeFacts, ports: Ports, memory: Path | NodeMemory) -> None:
         self._facts = facts
         self._ports = ports
         self._descriptions = Descriptions(facts, ports.runtime)
-        self._assignments = AssignmentSet(state_dir / "assignments", facts.node_id)
+        kept = memory if isinstance(memory, NodeMemory) else NodeMemory.on_disk(memory, facts.node_id)
+        self._assignments = kept.assignments
         self._mesh = Mesh(self._assignments, ports.plane, ports.names, ports.clock)
         self._book = ReportBook()
         self._host = Host(
@@ -71,7 +85,7 @@ class Agent:
             names=ports.names,
             probe=ports.probe,
             clock=ports.clock,
-            records=RecordStore(state_dir / "tasks"),
+            records=kept.records,
             mesh=self._mesh,
             boot_id=facts.boot_id,
             report=self._book.note,

@@ -96,8 +96,9 @@ class Replica:
         self.observers: list[Callable[[Batch], None]] = []
         self._store = store
         self._clock = clock
-        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
-        self._commits: set[_Commit] = set()
+        # Told in the order they came, not in that of their addresses in memory: a simulation replays exactly.
+        self._subscriptions: weakref.WeakKeyDictionary[Subscription, None] = weakref.WeakKeyDictionary()
+        self._commits: dict[_Commit, None] = {}
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -153,12 +154,12 @@ class Replica:
     def watch(self) -> Subscription:
         """Follow every batch applied from this call on; see `Subscription`."""
         subscription = Subscription()
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = None
         return subscription
 
     async def _commit(self, writes: Sequence[Write], lease: str) -> Batch:
         commit = _Commit()
-        self._commits.add(commit)
+        self._commits[commit] = None
         try:
             return await commit.batch(await self._store.commit(writes, lease=lease))
         except StaleVersion as error:
@@ -168,7 +169,7 @@ class Replica:
         except StoreDamaged as error:
             raise Unavailable(f"The swarm cannot store changes: {error}") from error
         finally:
-            self._commits.discard(commit)
+            del self._commits[commit]
 
     async def _follow(self) -> None:
         while True:
@@ -193,7 +194,7 @@ class Replica:
     def _take(self, batch: Batch) -> None:
         for observer in self.observers:
             observer(batch)
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             subscription.offer(batch)
         for commit in self._commits:
             commit.applied[batch.revision] = batch
