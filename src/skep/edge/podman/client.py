@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from skep.edge.engine_service import EngineService
+from skep.model.codec import MALFORMED
 from skep.ports.runtime import EngineUnreachable
 
 PREFIX = "http://podman/v4.0.0/libpod"  # The oldest version we speak; podman 5 still serves it.
@@ -44,7 +45,7 @@ class Answer:
         """Podman's sentence about what went wrong."""
         try:
             failure = msgspec.json.decode(self.body, type=_Failure)
-        except msgspec.DecodeError:
+        except MALFORMED:
             return self.body.decode(errors="replace").strip() or f"podman answered {self.status}"
         return failure.message or failure.cause or failure.error
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from skep.edge.podman.client import Answer, PodmanClient
+from skep.model.codec import MALFORMED
 from skep.ports.runtime import EngineUnreachable, HealthTest, ImageMissing
 
 HUB = "docker.io"
@@ -141,7 +142,7 @@ class ImageStore:
     def _read(self, name: str, answer: Answer) -> Image:
         try:
             image = msgspec.json.decode(answer.body, type=_Image)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise EngineUnreachable(f"podman describes image {name} in an unknown form: {error}") from error
         health = _health_test(image.healthcheck)
         self._health[image.id] = health

@@ -5,6 +5,7 @@ through the OCI runtime, so that what runs often costs podman nothing.
 """
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from skep.edge.podman.client import Answer, PodmanClient
 from skep.edge.podman.images import ImageStore
 from skep.edge.podman.inspect import Inspection, read_inspection, read_list
 from skep.model.base import Nanoseconds
+from skep.model.codec import MALFORMED
 from skep.model.service import Mount
 from skep.ports.runtime import (
     Container,
@@ -136,7 +138,11 @@ class PodmanRuntime:
         query = {"all": "true", "filters": f'{{"label":["{TASK_LABEL}"]}}'}
         answer = await self._expect("GET", "/containers/json", query=query)
         found: list[Container] = []
-        for listed in read_list(answer.body):
+        try:
+            listing = read_list(answer.body)
+        except MALFORMED as error:
+            raise EngineUnreachable(f"podman lists its containers in an unknown form: {error}") from error
+        for listed in listing:
             with suppress(NoSuchContainer):  # It went between the two requests.
                 found.append(await self.inspect(listed.id))
         return found
@@ -199,10 +205,17 @@ class PodmanRuntime:
         inspection = await self._ask(name_or_id)  # It may just have ended in good order.
         if inspection is None or not self._is_orphan(inspection):
             return inspection
-        exit_file = self._settings.run_dir / "libpod" / "exits" / inspection.id
-        with suppress(FileNotFoundError):
-            exit_file.write_text(str(oci_state.UNSEEN_EXIT_CODE))
+        self._write_exit_file(inspection.id)
         return await self._ask(name_or_id)
+
+    def _write_exit_file(self, container_id: str) -> None:
+        """Say in its supervisor's stead that a container has ended; podman, which may be reading, sees it whole."""
+        exits = self._settings.run_dir / "libpod" / "exits"
+        staged = exits.with_name(f"exit-{container_id}-{uuid.uuid4().hex}")
+        with suppress(FileNotFoundError, FileExistsError):
+            staged.write_text(str(oci_state.UNSEEN_EXIT_CODE))
+            (exits / container_id).hardlink_to(staged)
+        staged.unlink(missing_ok=True)
 
     async def _ask(self, name_or_id: str) -> Inspection | None:
         answer = await self._client.request("GET", f"/containers/{quote(name_or_id, safe='')}/json")
@@ -212,7 +225,7 @@ class PodmanRuntime:
             raise RuntimeFailure(answer.failure)
         try:
             return read_inspection(answer.body)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise EngineUnreachable(f"podman describes {name_or_id} in an unknown form: {error}") from error
 
     def _is_orphan(self, inspection: Inspection) -> bool:
