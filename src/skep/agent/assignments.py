@@ -17,6 +17,7 @@ import structlog
 from skep.core.mesh.intent import NodeIntent, fold
 from skep.model.assignment import Delta, Item, ItemKey, OverlayNetwork
 from skep.model.base import Record
+from skep.model.codec import MALFORMED
 
 REWRITE_BYTES = 1_000_000
 REWRITE_FACTOR = 3
@@ -143,10 +144,13 @@ class AssignmentSet:
             file.write(raw)
         self._log_bytes += len(raw)
 
-    def _rewrite(self) -> None:
+    def whole(self) -> Delta:
+        """Everything held as one full set, with the dismissed tasks of which something may remain."""
         remove = [TASK_PREFIX + task_id for task_id in sorted(self.dismissed)]
-        full = Delta(base=0, version=self.version, put=_items(self.intent), remove=remove)
-        raw = _frame(Entry(epoch=self.epoch, delta=full))
+        return Delta(base=0, version=self.version, put=_items(self.intent), remove=remove)
+
+    def _rewrite(self) -> None:
+        raw = _frame(Entry(epoch=self.epoch, delta=self.whole()))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".new")
         draft.write_bytes(raw)
@@ -186,7 +190,7 @@ def _entries(raw: bytes) -> Sequence[tuple[Entry, int]]:
             break
         try:
             entry = _decoder.decode(body)
-        except msgspec.MsgspecError:
+        except MALFORMED:
             break
         position += HEADER_BYTES + length
         entries.append((entry, position))

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from skep.model.base import Record
+from skep.model.codec import MALFORMED
 from skep.model.task import TaskStatus
 
 
@@ -42,7 +43,7 @@ class RecordStore:
         """The last record written, None if there is none or it is damaged (as after a power cut)."""
         try:
             return _decoder.decode((self.path(task_id) / "status").read_bytes())
-        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        except (FileNotFoundError, NotADirectoryError, *MALFORMED):
             return None
 
     def save(self, task_id: str, record: TaskRecord, *, sync: bool = False) -> None:

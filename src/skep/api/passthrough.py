@@ -19,6 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from skep.api import versions
 from skep.api.backend import LocalNode
 from skep.api.errors import EngineFailure
+from skep.model.codec import MALFORMED
 from skep.model.errors import Unavailable, Unsupported
 
 HOP_BY_HOP: Final = frozenset(
@@ -113,7 +114,7 @@ class Engine:
                 raise EngineFailure(f"the container engine answered {response.status} to {method} {path}")
             try:
                 return msgspec.json.decode(raw)
-            except msgspec.DecodeError as error:
+            except MALFORMED as error:
                 raise EngineFailure(f"the container engine's answer to {path} cannot be read: {error}") from error
 
     async def path_for(self, call: Passed) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from skep.model.codec import MALFORMED
+
 UNSEEN_EXIT_CODE = 137  # As if killed: that is what a power cut or a killed supervisor amounts to.
 UNSEEN_END = "its end was not seen: the machine or its supervisor went down while it ran"
 
@@ -62,10 +64,10 @@ def is_supervisor(pid: int, container_id: str) -> bool:
 
 
 def _read_state(folder: Path) -> tuple[int, int]:
-    with suppress(OSError, msgspec.DecodeError):
+    with suppress(OSError, *MALFORMED):
         runc = msgspec.json.decode((folder / "state.json").read_bytes(), type=_RuncState)
         return runc.init_process_pid, runc.init_process_start
-    with suppress(OSError, msgspec.DecodeError):
+    with suppress(OSError, *MALFORMED):
         crun = msgspec.json.decode((folder / "status").read_bytes(), type=_CrunState)
         return crun.pid, crun.process_start_time
     return 0, 0

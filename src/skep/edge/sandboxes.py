@@ -19,6 +19,7 @@ from skep.edge import nft, rtnetlink
 from skep.edge.namespaces import NamespaceDirectory, NamespaceFailure, entered, write_sysctl
 from skep.edge.netlink import NetlinkSocket
 from skep.edge.rtnetlink import KernelNeighbour, KernelRoute
+from skep.model.codec import MALFORMED
 
 SANDBOX_SYSCTLS = {
     "net/ipv4/conf/all/accept_redirects": "0",
@@ -46,7 +47,7 @@ class RecordBook:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 records[path.stem] = msgspec.json.decode(path.read_bytes(), type=Sandbox)
-            except msgspec.MsgspecError:
+            except MALFORMED:
                 path.unlink(missing_ok=True)
         return records
 

@@ -43,11 +43,12 @@ class Answer:
     @property
     def failure(self) -> str:
         """Podman's sentence about what went wrong."""
+        text = self.body.decode(errors="replace").strip() or f"podman answered {self.status}"
         try:
             failure = msgspec.json.decode(self.body, type=_Failure)
         except MALFORMED:
-            return self.body.decode(errors="replace").strip() or f"podman answered {self.status}"
-        return failure.message or failure.cause or failure.error
+            return text
+        return failure.message or failure.cause or failure.error or text
 
 
 class PodmanClient:

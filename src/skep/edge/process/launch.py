@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from skep.edge.process.records import Places, Record
+from skep.model.codec import MALFORMED
 from skep.ports.runtime import ContainerRejected, EngineUnreachable, RuntimeFailure
 
 LAUNCH_LIMIT_S = 30.0
@@ -142,7 +143,7 @@ async def _read_line(descriptor: int) -> bytes:
 def _check_sync(text: bytes) -> None:
     try:
         sync = msgspec.json.decode(text, type=_Sync)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise EngineUnreachable("conmon ended without a word: it may have been killed") from error
     if sync.data <= 0:
         raise ContainerRejected(_reason(sync.message.encode()) or "the OCI runtime refused the container")

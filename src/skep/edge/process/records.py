@@ -15,6 +15,7 @@ import msgspec
 from skep.edge import oci_state
 from skep.edge.oci_state import UNSEEN_END, UNSEEN_EXIT_CODE
 from skep.model.base import Labels, Nanoseconds
+from skep.model.codec import MALFORMED
 from skep.ports.runtime import Container, ContainerState
 
 
@@ -95,7 +96,7 @@ class Records:
         for folder in self._folder.iterdir():
             try:
                 record = msgspec.json.decode((folder / "record.json").read_bytes(), type=Record)
-            except (OSError, msgspec.DecodeError):
+            except (OSError, *MALFORMED):
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             if folder.name == record.id:

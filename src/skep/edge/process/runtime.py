@@ -7,7 +7,6 @@ image and no engine service, and costs 2 MB per container. It is no wall against
 import asyncio
 import hashlib
 import os
-import platform
 import secrets
 import shutil
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+import skep
 from skep.edge import crilog, machine, oci_exec, oci_values
 from skep.edge.exitwatch import ExitWatch, wait_process
 from skep.edge.mount_sources import check_bind_sources
@@ -82,7 +82,7 @@ class ProcessRuntime:
     async def facts(self) -> EngineFacts:
         return EngineFacts(
             name="process",
-            version=platform.release(),
+            version=skep.__version__,
             os="linux",
             architecture=machine.architecture(),
             cpu_nano=machine.cpu_count() * SECOND,
