@@ -5,6 +5,7 @@ Edge: asks the engine for its facts.
 
 from dataclasses import dataclass, field
 
+import skep
 from skep.model.base import Labels
 from skep.model.node import EngineDescription, NodeDescription, PluginDescription
 from skep.model.service import Platform, Resources
@@ -72,7 +73,7 @@ class Descriptions:
             platform=Platform(architecture=node.architecture, os=node.os),
             resources=resources,
             engine=EngineDescription(
-                engine_version=engine.version if engine else "",
+                engine_version=_version(engine),
                 labels=node.engine_labels,
                 plugins=[PluginDescription(type=kind, name=name) for kind, name in PLUGINS],
             ),
@@ -81,3 +82,11 @@ class Descriptions:
         if is_reachable and engine is not None:
             capabilities += [ENGINE_CAPABILITY, f"{ENGINE_CAPABILITY}:{engine.name}"]
         return description, capabilities
+
+
+def _version(engine: EngineFacts | None) -> str:
+    """Skep's own version, with the engine below as build metadata in semantic versioning's sense."""
+    if engine is None:
+        return skep.__version__
+    release = f".{engine.version}" if engine.version != skep.__version__ else ""
+    return f"{skep.__version__}+{engine.name}{release}"

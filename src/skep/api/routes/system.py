@@ -42,6 +42,7 @@ _FROM_ENGINE: Final = (
     "SecurityOptions",
 )
 _ENGINE_ANSWERS_S: Final = 3.0
+GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 async def ping(call: Call) -> web.StreamResponse:
@@ -60,7 +61,7 @@ async def version(call: Call) -> web.StreamResponse:
     details = {
         "ApiVersion": versions.spell(versions.CURRENT),
         "MinAPIVersion": versions.spell(versions.OLDEST),
-        "Arch": facts.architecture,
+        "Arch": _go_architecture(facts.architecture),
         "BuildTime": "",
         "Experimental": "false",
         "GitCommit": "",
@@ -80,7 +81,7 @@ async def version(call: Call) -> web.StreamResponse:
             "GitCommit": "",
             "GoVersion": "",
             "Os": facts.os,
-            "Arch": facts.architecture,
+            "Arch": _go_architecture(facts.architecture),
             "KernelVersion": kernel,
             "BuildTime": "",
         }
@@ -176,7 +177,7 @@ async def _facts(call: Call) -> EngineFacts:
         return await call.node.engine_facts()
     except (RuntimeFailure, SkepError) as error:
         problem = f"the container engine does not answer: {error}"
-        return EngineFacts("unknown", "", "linux", _architecture(), 0, _memory_bytes(), (problem,))
+        return EngineFacts("unknown", "", "linux", platform.machine(), 0, _memory_bytes(), (problem,))
 
 
 async def _engine_part(call: Call) -> dict[str, Any]:
@@ -234,9 +235,9 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _architecture() -> str:
-    """The machine's name in Go's words."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+def _go_architecture(machine: str) -> str:
+    """A machine's name as Go spells it, which is how clients compare it with their own."""
+    return GO_ARCHITECTURES.get(machine, machine)
 
 
 ROUTES: Final = (

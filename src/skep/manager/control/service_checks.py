@@ -52,6 +52,7 @@ def checked_service(view: View, spec: ServiceSpec, service_id: str = "") -> Serv
     _check_update("rollback", spec.rollback_config)
     if (spec.mode.replicated_job or spec.mode.global_job) and (spec.update_config or spec.rollback_config):
         raise InvalidSpec("update and rollback configuration is not supported for jobs")
+    allocate.check_attachments(view, spec)
     allocate.check_ports(view, spec, service_id)
     _check_unique(view, spec, service_id)
     return spec
