@@ -42,7 +42,10 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 def process_start(pid: int) -> int:
     """When a process started, in clock ticks since boot: tells it from a later one of the same number."""
-    status = Path(f"/proc/{pid}/stat").read_text()
+    return _start_in(Path(f"/proc/{pid}/stat").read_text())
+
+
+def _start_in(status: str) -> int:
     return int(status[status.rindex(")") + 2 :].split()[19])
 
 
@@ -55,11 +58,14 @@ def main(arguments: Sequence[str]) -> int:
     name, cgroup, run_dir, init_file, daemon_pid_file, *daemon = arguments
     cgroups.join_group(cgroup, os.getpid())
     _check(libc.unshare(NODE_NAMESPACES), "making the node's namespaces")
+    hosts_proc = os.open("/proc", os.O_DIRECTORY)  # The child covers /proc with its own, for the two of us.
     child = os.fork()
     if child:
-        record = {"pid": child, "start": process_start(child), "is_plugged": False}
+        with open(os.open(f"{child}/stat", os.O_RDONLY, dir_fd=hosts_proc)) as status:
+            record = {"pid": child, "start": _start_in(status.read()), "is_plugged": False}
         Path(init_file).write_text(json.dumps(record))
         return 0
+    os.close(hosts_proc)
     os.setsid()
     _furnish(name, Path(run_dir))
     _wait_plugged(Path(init_file))
