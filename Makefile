@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: demo test check bench setup clean help
+.PHONY: demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ check:           ## style, types and layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+soak:            ## the long rounds of the end-to-end tests: updates, drains and faults under full load
+	@tools/setup test
+	$(PY) -m pytest -q -s -m soak
 
 bench:           ## speed and size, as ratios measured side by side
 	@tools/setup test

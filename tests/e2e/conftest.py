@@ -127,6 +127,11 @@ class Load:
     process: "subprocess.Popen[str]"
     began: float
 
+    def end(self) -> "Recording":
+        """Stop asking now, and wait for what is under way."""
+        self.process.terminate()
+        return self.finish()
+
     def finish(self) -> "Recording":
         text, _ = self.process.communicate(timeout=120)
         assert self.process.returncode == 0

@@ -2,13 +2,15 @@
 
     python -m tests.e2e.load SECONDS RATE URL...
 
-RATE requests a second, new connections and kept ones in turn, spread over the URLs and over worker threads, so that a
-request that hangs delays no other. Every request is recorded: when it began, how long it took, who answered or why not.
+RATE requests a second for SECONDS or until SIGTERM, new connections and kept ones in turn, spread over the URLs and
+over worker threads, so that a request that hangs delays no other. Every request is recorded: when it began, how long
+it took, who answered or why not.
 """
 
 import http.client
 import json
 import queue
+import signal
 import sys
 import threading
 import time
@@ -72,13 +74,16 @@ def main() -> None:
     targets = [urlsplit(url) for url in urls]
     tasks: queue.SimpleQueue[tuple[Request, int, str] | None] = queue.SimpleQueue()
     requests: list[Request] = []
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
     began = time.monotonic()
     workers = [threading.Thread(target=work, args=(tasks, began)) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     print("started", flush=True)
     for number in range(int(length_s * rate)):
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        if is_over.wait(max(0.0, began + number / rate - time.monotonic())):
+            break
         target = targets[number % len(targets)]
         request = Request(0.0, target.hostname or "", is_kept=bool(number // len(targets) % 2))
         requests.append(request)
