@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.kernel.rig import Node, Place, Running, Swarm, port
@@ -10,6 +11,7 @@ from tests.kernel.test_overlay import VIRTUAL_IP, shop
 
 from skep.core.mesh import intent as intents
 from skep.core.mesh.intent import NodeIntent
+from skep.edge import nft
 from skep.model.assignment import Delta
 from skep.ports.dataplane import DataPlaneFailure, SandboxConfig, SandboxInterface
 
@@ -234,3 +236,26 @@ async def test_a_delta_that_does_not_fit_is_refused() -> None:
     held = intents.fold(NodeIntent(), Delta(base=0, version=4), "n1")
     with pytest.raises(ValueError, match="full set"):
         intents.fold(held, Delta(base=3, version=5), "n1")
+
+
+async def test_others_transactions_do_not_make_it_read_its_table(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose firewall is edited all day must not cost a full comparison each time; an edit of ours still must."""
+    tasks = await mixed(swarm)
+    node = swarm.nodes[0]
+    readings: list[str] = []
+    read = nft.LibrarySession.read_table
+
+    def count(session: nft.LibrarySession) -> list[dict[str, Any]]:
+        readings.append("read")
+        return read(session)
+
+    monkeypatch.setattr(nft.LibrarySession, "read_table", count)
+    for number in range(5):
+        node.place.run("nft", "add", "table", "inet", f"theirs{number}")
+        await asyncio.sleep(0.03)
+        swarm.publish("front", [port(9200, 80)], [task for task in tasks if task.id == f"f{number % 3 + 1}"])
+        await swarm.program()
+    await asyncio.sleep(0.2)
+    assert len(readings) <= 2  # Those made at the very moment of one of ours.
+    node.place.run("nft", "flush", "chain", "ip", "skep", "guard")
+    await wait_mended(node)

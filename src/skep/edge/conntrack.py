@@ -1,20 +1,26 @@
 """Forget connections that can only be lost: those to a backend that has gone.
 
-Edge: ctnetlink, on the kernel thread. Only single entries that were translated are deleted: UDP ones, and TCP ones
+Edge: ctnetlink, on a thread of its own. Only single entries that were translated are deleted: UDP ones, and TCP ones
 still in SYN_SENT, so that the client's own retransmission reaches a living backend. Established TCP is left to end by
 itself, and nothing is ever flushed. The kernel filters the dump, so that entries of others are not even copied.
 Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
+import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from skep.edge import netlink
-from skep.edge.namespaces import entered
+from skep.edge.namespaces import NamespaceFailure, entered
 from skep.edge.netlink import NetlinkSocket, Request, attribute, attributes
 
 SUBSYSTEM: Final = 1 << 8
@@ -24,12 +30,13 @@ CT_DELETE: Final = SUBSYSTEM | 2
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_ID, CTA_ZONE = 1, 2, 3, 4, 12, 18
 CTA_FILTER, CTA_STATUS_MASK = 25, 26
 CTA_FILTER_REPLY_FLAGS: Final = 2
-FILTER_SOURCE: Final = 1 << 0
 FILTER_PROTOCOL: Final = 1 << 3
 IPS_SEEN_REPLY: Final = 1 << 1
 IPS_DST_NAT: Final = 1 << 5
 TCP_SYN_SENT: Final = 1
-PROTOCOLS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+PROTOCOLS: Final = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
+
+log = structlog.get_logger(__name__)
 
 _HEADER: Final = struct.Struct("=BBH")
 _NESTED: Final = netlink.NESTED
@@ -48,7 +55,7 @@ class Target:
 class Flow:
     """A connection the kernel follows. Attributes: source, port: whom replies come from; handle: how to name it."""
 
-    protocol: int
+    protocol: str
     source: str
     port: int
     status: int
@@ -56,7 +63,57 @@ class Flow:
     handle: bytes
 
 
-def forget(descriptor: int, targets: Iterable[Target]) -> int:
+class Sweeper:
+    """Forgets flows on a thread of its own.
+
+    Reading the kernel's table takes as long as the table is large, however little of it is ours (18 ms at 262,144
+    buckets), so what comes in meanwhile is done together, and nobody waits for it: new connections have
+    their living backend already.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skep-conntrack")
+        self._lock = threading.Lock()
+        self._waiting: dict[int, set[Target]] = {}
+
+    def leave(self, descriptor: int, targets: Iterable[Target]) -> None:
+        """Forget, soon, what can only be lost towards these backends. From any thread.
+
+        Args:
+            descriptor: Of the namespace in which they were translated to; may be closed after the call.
+        """
+        wanted = set(targets)
+        if wanted:
+            with self._lock:
+                self._waiting[os.dup(descriptor)] = wanted
+            self._executor.submit(self._sweep)
+
+    def close(self) -> None:
+        """Finish what was left to do."""
+        self._executor.shutdown(wait=True)
+
+    def _sweep(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        targets: dict[tuple[int, int], set[Target]] = defaultdict(set)
+        descriptors: dict[tuple[int, int], int] = {}
+        for descriptor, wanted in waiting.items():
+            status = os.fstat(descriptor)
+            namespace = (status.st_dev, status.st_ino)
+            targets[namespace] |= wanted
+            descriptors[namespace] = descriptor
+        try:
+            for namespace, wanted in targets.items():
+                forget(descriptors[namespace], wanted)
+        except (netlink.NetlinkRefused, NamespaceFailure, OSError) as error:
+            # Flows that should be gone time out by themselves: slower, but nothing else depends on it.
+            log.warning("flows to a lost backend could not be forgotten", error=str(error))
+        finally:
+            for descriptor in waiting:
+                os.close(descriptor)
+
+
+def forget(descriptor: int, targets: Collection[Target]) -> int:
     """Delete what can only be lost towards these backends.
 
     Args:
@@ -66,13 +123,11 @@ def forget(descriptor: int, targets: Iterable[Target]) -> int:
     Raises:
         netlink.NetlinkRefused
     """
-    wanted = list(targets)
-    if not wanted:
-        return 0
     with entered(descriptor):
         connection = NetlinkSocket(netlink.NETLINK_NETFILTER)
     try:
-        handles = {flow.handle for target in wanted for flow in _lost(connection, target)}
+        flows = [*_dump(connection, unreplied_only=True), *_dump(connection, protocol=socket.IPPROTO_UDP)]
+        handles = {flow.handle for flow in flows if _is_lost(flow, targets)}
         body = _HEADER.pack(socket.AF_INET, 0, 0)
         gone = frozenset({errno.ENOENT})
         connection.send([Request(CT_DELETE, 0, body + handle, "forget a flow", gone) for handle in handles])
@@ -81,37 +136,28 @@ def forget(descriptor: int, targets: Iterable[Target]) -> int:
         connection.close()
 
 
-def _lost(connection: NetlinkSocket, target: Target) -> Iterator[Flow]:
-    seen = list(_dump(connection, target.address, unreplied_only=True))
-    if target.protocol in ("", "udp"):
-        seen += _dump(connection, target.address, protocol=socket.IPPROTO_UDP)
-    for flow in seen:
-        is_lost = flow.protocol == socket.IPPROTO_UDP or (
-            flow.protocol == socket.IPPROTO_TCP and flow.tcp_state == TCP_SYN_SENT
-        )
-        is_ours = flow.source == target.address and bool(flow.status & IPS_DST_NAT)
-        is_port = not target.port or flow.port == target.port
-        is_protocol = not target.protocol or flow.protocol == PROTOCOLS[target.protocol]
-        if is_lost and is_ours and is_port and is_protocol:
-            yield flow
+def _is_lost(flow: Flow, targets: Collection[Target]) -> bool:
+    if not flow.status & IPS_DST_NAT:
+        return False
+    if flow.protocol != "udp" and not (flow.protocol == "tcp" and flow.tcp_state == TCP_SYN_SENT):
+        return False
+    return Target(flow.source) in targets or Target(flow.source, flow.protocol, flow.port) in targets
 
 
-def _dump(connection: NetlinkSocket, source: str, *, protocol: int = 0, unreplied_only: bool = False) -> Iterator[Flow]:
-    flags = FILTER_SOURCE | (FILTER_PROTOCOL if protocol else 0)
-    tuple_parts = attribute(1 | _NESTED, attribute(1, socket.inet_aton(source)))
-    if protocol:
-        tuple_parts += attribute(2 | _NESTED, attribute(1, bytes([protocol])))
+def _dump(connection: NetlinkSocket, *, protocol: int = 0, unreplied_only: bool = False) -> Iterator[Flow]:
+    """Flows that were translated; the kernel leaves out the others."""
     mask = IPS_DST_NAT | (IPS_SEEN_REPLY if unreplied_only else 0)
-    body = b"".join(
-        (
-            _HEADER.pack(socket.AF_INET, 0, 0),
-            attribute(CTA_TUPLE_REPLY | _NESTED, tuple_parts),
-            attribute(CTA_FILTER | _NESTED, attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", flags))),
-            attribute(CTA_STATUS, IPS_DST_NAT.to_bytes(4, "big")),
-            attribute(CTA_STATUS_MASK, mask.to_bytes(4, "big")),
-        )
-    )
-    for reply in connection.dump(Request(CT_GET, 0, body, f"list flows to {source}")):
+    parts = [
+        _HEADER.pack(socket.AF_INET, 0, 0),
+        attribute(CTA_STATUS, IPS_DST_NAT.to_bytes(4, "big")),
+        attribute(CTA_STATUS_MASK, mask.to_bytes(4, "big")),
+    ]
+    if protocol:
+        tuple_part = attribute(2 | _NESTED, attribute(1, bytes([protocol])))
+        flags = struct.pack("=I", FILTER_PROTOCOL)
+        parts.append(attribute(CTA_TUPLE_REPLY | _NESTED, tuple_part))
+        parts.append(attribute(CTA_FILTER | _NESTED, attribute(CTA_FILTER_REPLY_FLAGS, flags)))
+    for reply in connection.dump(Request(CT_GET, 0, b"".join(parts), "list flows")):
         flow = read_flow(reply.body)
         if flow is not None:
             yield flow
@@ -130,7 +176,7 @@ def read_flow(body: bytes) -> Flow | None:
         if kind in found:
             handle += attribute(kind, found[kind])
     return Flow(
-        protocol=ports[1][0],
+        protocol=PROTOCOLS.get(ports[1][0], ""),
         source=socket.inet_ntoa(addresses[1]),
         port=int.from_bytes(ports.get(2, b""), "big"),
         status=int.from_bytes(found.get(CTA_STATUS, b""), "big"),

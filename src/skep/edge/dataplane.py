@@ -18,11 +18,10 @@ from skep.core.mesh import naming
 from skep.core.mesh import nft as nft_text
 from skep.core.mesh.intent import NodeIntent
 from skep.core.mesh.program import Station
-from skep.edge import comparison, netlink, rtnetlink
+from skep.edge import comparison, netlink, nft, rtnetlink
 from skep.edge.kernel import Kernel
 from skep.edge.namespaces import KernelThread, NamespaceFailure, entered, open_own
 from skep.edge.netlink import NetlinkRefused, Reply
-from skep.edge.nft import NftRefused
 from skep.edge.space import LinkMissing, Space
 from skep.ports.dataplane import DataPlaneFailure, Drift, SandboxConfig
 
@@ -175,7 +174,7 @@ class LinuxDataPlane:
             raise DataPlaneFailure("the data plane is not started")
         try:
             return await self._thread.run(call, *args, **kwargs)
-        except (NetlinkRefused, NftRefused, NamespaceFailure, LinkMissing, OSError) as error:
+        except (NetlinkRefused, nft.NftRefused, NamespaceFailure, LinkMissing, OSError) as error:
             raise DataPlaneFailure(f"the kernel could not be programmed: {error}") from error
 
     # --- the watch ------------------------------------------------------------------
@@ -201,7 +200,8 @@ class LinuxDataPlane:
         loop.remove_reader(space.route_watch.socket)
 
     def _notice_nft(self, space: Space) -> None:
-        space.nft_watch.drain()  # The kernel's count of transactions tells whether any was not ours.
+        # What happened is read on the kernel thread, which knows what was its own; until then, do not tell again.
+        asyncio.get_running_loop().remove_reader(space.nft_watch.socket)
         self._suspect(space, "nft")
 
     def _notice_route(self, space: Space) -> None:
@@ -224,6 +224,9 @@ class LinuxDataPlane:
                     await self._check_space(name, kinds)
                 except DataPlaneFailure as failure:
                     log.warning("the kernel could not be mended", place=name or "node", error=str(failure))
+                space = self._watched.get(name)
+                if space is not None:
+                    asyncio.get_running_loop().add_reader(space.nft_watch.socket, self._notice_nft, space)
 
     async def _check_space(self, name: f.Space, kinds: set[str]) -> None:
         kernel = self._opened
@@ -280,7 +283,7 @@ def _check_features(mirror: comparison.Mirror) -> None:
                 f.Chain("", "probe_none"): f.Balance((), "tcp", 80),
             }
             mirror.index(nft_text.reload("", facts))
-    except NftRefused as error:
+    except nft.NftRefused as error:
         raise DataPlaneFailure(f"the kernel's nftables cannot do what the mesh needs: {error}") from error
     with entered(mirror.descriptor):
         connection = netlink.NetlinkSocket()

@@ -49,6 +49,7 @@ class Kernel:
         self.known: dict[Fact, Value] = {}
         self.intent: NodeIntent | None = None
         self._suspects: set[f.Space] = set()
+        self._sweeper = conntrack.Sweeper()
         self._sandboxes = self._read_records()
 
     def _read_records(self) -> dict[str, Sandbox]:
@@ -61,6 +62,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close every descriptor; the kernel keeps what it holds."""
+        self._sweeper.close()
         for space in (*self.spaces.values(), *self.retired):
             space.close()
         self._mirror.close()
@@ -169,7 +171,7 @@ class Kernel:
         put = {fact: value for fact, value in edits.put.items() if fact.space == name}
         gone = {fact: value for fact, value in edits.remove.items() if fact.space == name}
         space.apply_nft(nft_text.amend(name, edits, before))
-        conntrack.forget(space.descriptor, _left_behind(put, gone, before))
+        self._sweeper.leave(space.descriptor, _left_behind(put, gone, before))
         space.remove_entries(gone)
         old_cables = [fact.device for fact in (*put, *gone) if isinstance(fact, f.Cable) and fact in before]
         space.delete_links(old_cables)

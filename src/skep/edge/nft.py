@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import functools
 import json
+import socket
 import struct
 import subprocess
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ SUBSYSTEM: Final = 10 << 8
 NFT_MSG_NEWGEN: Final = SUBSYSTEM | 15
 NFT_MSG_GETGEN: Final = SUBSYSTEM | 16
 NFNLGRP_NFTABLES: Final = 7
+_OUR_NAME: Final = netlink.text(naming.TABLE)
 _NFGENMSG: Final = struct.Struct("=BBH")
 
 
@@ -147,6 +149,42 @@ class Generations:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class GenerationWatch:
+    """Tells as they happen which generations were not about our table.
+
+    A host whose other programs edit their own tables all day must not make us read ours each time.
+
+    Attributes:
+        socket: Readable when something happened.
+    """
+
+    def __init__(self) -> None:
+        self._watch = netlink.NetlinkWatch(netlink.NETLINK_NETFILTER, [NFNLGRP_NFTABLES])
+        self.socket = self._watch.socket
+        self._is_ours = False
+
+    def innocent(self) -> set[int]:
+        """The generations, since the last call, in which nothing of our table was touched."""
+        replies = self._watch.drain()
+        if replies is None:
+            self._is_ours = True  # Some were lost: the next number is of a transaction not seen whole.
+            return set()
+        innocent: set[int] = set()
+        for reply in replies:
+            if reply.kind != NFT_MSG_NEWGEN:
+                # The first attribute of every nftables message is the table's name; its number comes last of all.
+                name = reply.body[8 : 8 + len(_OUR_NAME)]
+                self._is_ours = self._is_ours or (reply.body[0] == socket.AF_INET and name == _OUR_NAME)
+                continue
+            if not self._is_ours:
+                innocent.add(int.from_bytes(attributes(reply.body[_NFGENMSG.size :])[1], "big"))
+            self._is_ours = False
+        return innocent
+
+    def close(self) -> None:
+        self._watch.close()
 
 
 @functools.cache

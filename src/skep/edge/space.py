@@ -39,7 +39,8 @@ class Space:
 
     Attributes:
         name: Empty for the node itself.
-        expected_generation: What the kernel's nft generation is as long as nobody else made a transaction.
+        expected_generation: What the kernel's nft generation is as long as nobody else makes a transaction.
+        innocent_generations: Those known not to be about our table.
     """
 
     def __init__(self, name: f.Space, descriptor: int) -> None:
@@ -49,10 +50,11 @@ class Space:
         with entered(descriptor):
             self.route = NetlinkSocket(netlink.NETLINK_ROUTE)
             self.generations = nft.Generations()
-            self.nft_watch = NetlinkWatch(netlink.NETLINK_NETFILTER, [nft.NFNLGRP_NFTABLES])
+            self.nft_watch = nft.GenerationWatch()
             self.route_watch = NetlinkWatch(netlink.NETLINK_ROUTE, ROUTE_GROUPS)
         self.nft = nft.open_session(descriptor)
         self.expected_generation = -1
+        self.innocent_generations: set[int] = set()
         self._indexes: dict[str, int] = {}
 
     def close(self) -> None:
@@ -70,12 +72,20 @@ class Space:
             nft.NftRefused
         """
         if text:
+            self._pass_over_innocent()
             self.nft.apply(text)
             self.expected_generation += 1
 
     def is_untouched(self) -> bool:
-        """Whether every nft transaction in this namespace since the last comparison was ours."""
+        """Whether nobody else has touched our table since the last comparison."""
+        self._pass_over_innocent()
         return self.generations.current() == self.expected_generation
+
+    def _pass_over_innocent(self) -> None:
+        self.innocent_generations |= self.nft_watch.innocent()
+        while self.expected_generation + 1 in self.innocent_generations:
+            self.expected_generation += 1
+        self.innocent_generations -= {each for each in self.innocent_generations if each <= self.expected_generation}
 
     # --- links -----------------------------------------------------------------
 

@@ -172,15 +172,25 @@ def sandbox_table() -> str:
 # --- services -------------------------------------------------------------------
 
 
-def _round_robin(addresses: Sequence[str]) -> str:
-    if len(addresses) == 1:
-        return addresses[0]
-    choices = ", ".join(f"{number} : {address}" for number, address in enumerate(addresses))
-    return f"numgen inc mod {len(addresses)} map {{ {choices} }}"
+def _round_robin(addresses: Sequence[str], match: str, port: str) -> tuple[str, ...]:
+    """Take the backends in turn, exactly.
+
+    A few are counted off rule by rule: the first takes every n-th connection, the next every (n-1)-th of the rest, and
+    so on. A map would need one rule only, but as an anonymous set of its own, and the kernel walks all sets of a table
+    to name a new one: 5,000 services of three took 2.6 s to load with maps and take 0.5 s without.
+    """
+    n = len(addresses)
+    if n > MOST_COUNTED:
+        choices = ", ".join(f"{number} : {address}" for number, address in enumerate(addresses))
+        return (f"{match}dnat to numgen inc mod {n} map {{ {choices} }}{port}",)
+    *counted, last = addresses
+    turns = [f"{match}numgen inc mod {n - at} 0 dnat to {address}{port}" for at, address in enumerate(counted)]
+    return (*turns, f"{match}dnat to {last}{port}")
 
 
+MOST_COUNTED = 8
 POLICIES = {"round-robin": _round_robin}
-"""How `skep.lb.policy` chooses among several addresses, as an nft expression."""
+"""How `skep.lb.policy` chooses among several addresses: from addresses, a match and a port to rules."""
 
 
 def chain_rules(balance: Balance) -> tuple[str, ...]:
@@ -189,10 +199,10 @@ def chain_rules(balance: Balance) -> tuple[str, ...]:
         # Rejecting a datagram of this node itself fails its send with EPERM; let through, it finds no listener.
         own = 'oifname "lo" meta l4proto != tcp return'
         return (own, "meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable")
-    choice = POLICIES.get(balance.policy, _round_robin)(balance.addresses)
-    if not balance.port:
-        return (f"dnat to {choice}",)
-    return (f"meta l4proto {balance.protocol} dnat to {choice}:{balance.port}",)
+    choose = POLICIES.get(balance.policy, _round_robin)
+    if balance.port:
+        return choose(balance.addresses, f"meta l4proto {balance.protocol} ", f":{balance.port}")
+    return choose(balance.addresses, "", "")
 
 
 # --- transactions -----------------------------------------------------------------
