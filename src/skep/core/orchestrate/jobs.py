@@ -9,19 +9,30 @@ import msgspec
 
 from skep.core.orchestrate import modes
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
+from skep.model.base import Nanoseconds
 from skep.model.lifecycle import TaskState
-from skep.model.service import JobStatus
+from skep.model.service import JobStatus, Service
+
+
+def iteration(service: Service, now: Nanoseconds) -> JobStatus | None:
+    """What a job's status has to be for its spec; None for services that are no jobs."""
+    status, version = service.job_status, service.spec_version
+    if not modes.is_job(modes.mode_of(service.spec)):
+        return None
+    if status is None:
+        return JobStatus(last_execution=now, spec_version=version)
+    if status.spec_version is None:
+        return msgspec.structs.replace(status, spec_version=version)
+    if status.spec_version != version:
+        return JobStatus(iteration=status.iteration + 1, last_execution=now, spec_version=version)
+    return status
 
 
 def begin_iteration(roster: Roster) -> None:
     """Count up the iteration when the spec changed, and remove what earlier ones left."""
-    status, version = roster.service.job_status, roster.service.spec_version
+    status = iteration(roster.service, roster.now)
     if status is None:
-        status = JobStatus(last_execution=roster.now, spec_version=version)
-    elif status.spec_version is None:
-        status = msgspec.structs.replace(status, spec_version=version)
-    elif status.spec_version != version:
-        status = JobStatus(iteration=status.iteration + 1, last_execution=roster.now, spec_version=version)
+        return
     if status != roster.service.job_status:
         roster.change_service(job_status=status)
     for task in list(roster.all_tasks()):

@@ -5,6 +5,7 @@ Edge: asyncio through `Writes`. Source: swarmkit/manager/controlapi/service.go.
 
 import msgspec
 
+from skep.core.orchestrate import jobs
 from skep.manager.control.find import find_service
 from skep.manager.control.service_checks import check_kept, checked_service
 from skep.manager.control.writes import Writes
@@ -24,22 +25,25 @@ class Services:
     async def create(self, spec: ServiceSpec) -> Service:
         """Store a new service; the leader does the rest."""
         id = self._writes.new_id()
-        await self._writes.transact(
-            lambda view: [
-                Put(Service(id=id, spec=checked_service(view, spec), spec_version=view.revision + 1)),
-            ]
-        )
+        now = self._writes.clock.now()
+
+        def operation(view: View) -> list[Put]:
+            service = Service(id=id, spec=checked_service(view, spec), spec_version=view.revision + 1)
+            return [Put(counted(service, now))]
+
+        await self._writes.transact(operation)
         return self._stored(id)
 
     async def update(self, reference: str, version: int, spec: ServiceSpec) -> Service:
         """Replace the spec of the service as of `version`."""
         service = find_service(self._writes.view, reference)
+        now = self._writes.clock.now()
 
         def operation(view: View) -> list[Put]:
             old = find_service(view, service.id)
             self._writes.revisions.check("service", old, version)
             check_kept(old.spec, spec)
-            return [Put(updated(old, checked_service(view, spec, old.id), view.revision + 1))]
+            return [Put(counted(updated(old, checked_service(view, spec, old.id), view.revision + 1), now))]
 
         await self._writes.transact(operation)
         return self._stored(service.id)
@@ -55,7 +59,7 @@ class Services:
             if old.previous_spec is None:
                 raise InUse(f"service {old.id} does not have a previous spec")
             spec = checked_service(view, old.previous_spec, old.id)
-            return [Put(rolled_back(old, spec, view.revision + 1, now))]
+            return [Put(counted(rolled_back(old, spec, view.revision + 1, now), now))]
 
         await self._writes.transact(operation)
         return self._stored(service.id)
@@ -72,6 +76,11 @@ class Services:
         if service is None:
             raise NotFound(f"service {id} not found")  # Removed by someone else this very moment.
         return service
+
+
+def counted(service: Service, now: Nanoseconds) -> Service:
+    """A job with its iteration, at once: Docker's CLI reads it before the leader has looked."""
+    return msgspec.structs.replace(service, job_status=jobs.iteration(service, now))
 
 
 def updated(old: Service, spec: ServiceSpec, spec_version: int) -> Service:
