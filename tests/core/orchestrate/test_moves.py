@@ -203,6 +203,7 @@ def test_a_replacement_that_keeps_failing_does_not_hold_up_a_drain(world: World)
     world.drain(old.node_id)
     for _ in range(4):
         world.decide()
+        world.now += 2 * SECOND
         for task in world.live():
             if task.id != old.id:
                 world.put(msgspec.structs.replace(task, node_id="n2", status=TaskStatus(state=TaskState.FAILED)))

@@ -191,7 +191,7 @@ def test_back_off(delay: int, streak: int, expected: int) -> None:
     assert back_off(delay, streak) == expected
 
 
-def test_a_task_that_fails_while_it_waits_is_replaced(world: World) -> None:
+def test_a_task_that_fails_while_it_waits_is_replaced_when_its_time_has_come(world: World) -> None:
     world.create(a_spec())
     world.settle()
     world.fail(world.running()[0])
@@ -199,8 +199,32 @@ def test_a_task_that_fails_while_it_waits_is_replaced(world: World) -> None:
     waiting = world.live()[0]
     world.fail(waiting, REJECTED)
     world.decide()
+    assert newest(world).id == waiting.id
+    assert world.wake_at == waiting.not_before
+    world.now = waiting.not_before
+    world.decide()
     assert newest(world).id != waiting.id
     assert newest(world).restart.attempts == 2
+
+
+def test_tasks_that_are_rejected_at_once_back_off_too(world: World) -> None:
+    world.create(a_spec(image="unknown"))
+    world.advance(100)
+    assert newest(world).ordinal == 6  # At 0, 0, 5, 15, 35 and 75 s: the second was prepared during its delay.
+    world.update(a_spec(image="good"))
+    world.advance(6)
+    assert len(world.running()) == 1
+
+
+@pytest.mark.parametrize("loss", ["drain", "kill"])
+def test_a_task_that_fails_while_it_waits_is_replaced_at_once_where_its_node_is_lost(world: World, loss: str) -> None:
+    world.create(a_spec(image="unknown"))
+    world.advance(20)
+    early = newest(world)
+    {"drain": world.drain, "kill": world.kill}[loss](early.node_id)
+    world.advance(1)
+    assert newest(world).ordinal > early.ordinal
+    assert newest(world).node_id != early.node_id
 
 
 def test_a_failing_task_on_a_drained_node_has_no_delay(world: World) -> None:

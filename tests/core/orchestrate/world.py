@@ -206,8 +206,9 @@ class World:
     def run(self) -> None:
         """Every living node brings its tasks one stage further.
 
-        Images: `good` runs; `crash` fails instead of running; `short` fails at once after it ran; `done` completes
-        after it ran; `stuck` never gets beyond starting; `deaf` runs and never accepts.
+        Images: `good` runs; `unknown` is rejected when it is prepared; `crash` fails instead of running; `short` fails
+        at once after it ran; `done` completes after it ran; `stuck` never gets beyond starting; `deaf` runs
+        and never accepts.
         """
         for task in list(self.state.tasks.values()):
             if task.node_id in self.dead or not TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING:
@@ -225,6 +226,8 @@ class World:
         if task.desired_state == TaskState.READY and state == TaskState.READY:
             return state
         following = next(stage for stage in STAGES if stage > state)
+        if following == TaskState.PREPARING and image == "unknown":
+            return TaskState.REJECTED
         if following == TaskState.RUNNING and image in ("crash", "stuck"):
             return TaskState.FAILED if image == "crash" else state
         return following

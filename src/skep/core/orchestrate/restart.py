@@ -48,6 +48,9 @@ def _replace(roster: Roster, task: Task) -> None:
         return
     if not _may_run_again(roster, task):
         return
+    if _is_early(roster, task):
+        roster.put(task, look_at=task.not_before)
+        return
     start = _successor(roster, task)
     roster.create(roster.key(task), start)
     roster.stop(task)
@@ -87,6 +90,14 @@ def _may_run_again(roster: Roster, task: Task) -> bool:
         return True
     node = roster.node(task)
     return node is not None and node.spec.availability == Availability.ACTIVE and not roster.is_lost(task)
+
+
+def _is_early(roster: Roster, task: Task) -> bool:
+    """Whether a task ended before it was due to start, as one does whose image or mount is refused.
+
+    Its node prepares a waiting task at once, so a successor made now would be refused now, and so on without a pause.
+    """
+    return task.not_before > roster.now and task.status.state != TaskState.ORPHANED and roster.is_wanted(task)
 
 
 def _successor(roster: Roster, task: Task) -> Start:
