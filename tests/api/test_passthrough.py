@@ -356,6 +356,22 @@ async def test_input_may_end_before_output(api: Api, raw_engine: RawEngine) -> N
         writer.close()
 
 
+async def test_output_survives_a_program_that_leaves_its_input(api: Api, raw_engine: RawEngine) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(UPGRADED)
+        await reader.readexactly(len(START) + 100_000)
+        writer.write(BIG)
+        await writer.drain()
+
+    raw_engine.talk = talk
+    async with asyncio.timeout(10):
+        reader, writer = await exec_start(api)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(BIG)
+        assert await reader.read() == BIG
+        writer.close()
+
+
 async def test_output_flows_while_nothing_is_said(api: Api, raw_engine: RawEngine) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         writer.write(UPGRADED + b"first")

@@ -88,10 +88,6 @@ class Connection(web_protocol.RequestHandler):
         """Keep the way out open after the client's end of input, where the connection is hijacked."""
         if self._raw is not None:
             self._raw.feed_eof()
-        return self.is_hijacked
-
-    @property
-    def is_hijacked(self) -> bool:
         return self._raw is not None
 
     def hijack(self) -> tuple[asyncio.StreamReader, asyncio.Transport]:

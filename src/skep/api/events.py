@@ -7,7 +7,7 @@ Source: moby's daemon/events.go (logNodeEvent, logServiceEvent, …) and daemon/
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -176,6 +176,8 @@ class EventHub:
         self._clock = clock
         self._kept: deque[Happening] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
+        self._followed: Control | None = None
+        self._follower: asyncio.Task[None] | None = None
 
     def listen(self) -> Listener:
         """Get everything that happens from now on. Pair with `forget`."""
@@ -203,23 +205,25 @@ class EventHub:
 
     async def run(self) -> None:
         """Follow the state until cancelled, through joining, leaving and losing the swarm."""
-        while True:
-            control = self._current()
-            follow = asyncio.create_task(self._follow(control)) if control else None
-            await self._clock.sleep(_LOOK_AGAIN)
-            try:
-                while follow and not follow.done() and self._current() is control:
-                    await self._clock.sleep(_LOOK_AGAIN)
-            finally:
-                await self._end(follow)
+        try:
+            while True:
+                self.look()
+                await self._clock.sleep(_LOOK_AGAIN)
+        finally:
+            await self._stop()
 
-    async def _end(self, follow: asyncio.Task[None] | None) -> None:
-        if follow is None:
+    def look(self) -> None:
+        """See whether this node has become a manager, or is one no longer; called when that is likely."""
+        control = self._current()
+        is_lost = self._follower is not None and self._follower.done()
+        if control is self._followed and not is_lost:
             return
-        follow.cancel()
-        await asyncio.wait([follow])
-        if not follow.cancelled() and (error := follow.exception()) is not None:
+        if is_lost and self._follower is not None and (error := self._follower.exception()) is not None:
             log.warning("events are followed anew", reason=str(error))
+        if self._follower is not None:
+            self._follower.cancel()
+        self._followed = control
+        self._follower = None if control is None else asyncio.create_task(self._follow(control.watch()))
 
     def _current(self) -> Control | None:
         try:
@@ -227,7 +231,12 @@ class EventHub:
         except SkepError:
             return None
 
-    async def _follow(self, control: Control) -> None:
-        async for batch in control.watch():
+    async def _stop(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+
+    async def _follow(self, batches: AsyncIterator[changes.Batch]) -> None:
+        async for batch in batches:
             for event in happenings(batch, self._clock.now()):
                 self.tell(event)

@@ -1,11 +1,15 @@
 """Attach and exec: a request whose connection becomes a raw two-way stream to the engine.
 
 Edge: the client's connection and the engine's unix socket. The end of either direction is passed on as just that (a
-half-close), so `docker exec -i` gets all its output after its input has ended.
+half-close), so `docker exec -i` gets all its output after its input has ended, and a program that ends before
+its input does loses none of its output either.
 Source: moby's api/server/router/container, "hijacking"; RFC 9110 section 7.8.
 """
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -16,16 +20,65 @@ from skep.api.errors import EngineFailure
 from skep.api.passthrough import passed_headers
 from skep.model.errors import Unavailable
 
+FAREWELL_S = 5.0
+"""How long a client may take to close after the end of the output."""
 _HEAD_LIMIT = 65_536
-_ERROR_LIMIT = 1_048_576
+_REFUSAL_LIMIT = 1_048_576
 _CHUNK = 65_536
+
+
+class _Line:
+    """The engine's socket, written and read apart: a write that fails must not end the reading of what was said before.
+
+    asyncio's transports do just that, which is why this is a plain socket.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._loop = asyncio.get_running_loop()
+        self._ahead = b""
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._socket, data)
+
+    def send_end(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    async def receive(self) -> bytes:
+        """Some bytes; none at the end."""
+        data, self._ahead = self._ahead, b""
+        return data or await self._loop.sock_recv(self._socket, _CHUNK)
+
+    async def receive_until(self, mark: bytes) -> bytes:
+        """Everything up to a mark, which is left out."""
+        data = b""
+        while mark not in data:
+            if len(data) > _HEAD_LIMIT:
+                raise EngineFailure("the container engine's answer has no end to its header")
+            data += await self._more()
+        found, _, self._ahead = data.partition(mark)
+        return found
+
+    async def receive_exactly(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n:
+            data += await self._more()
+        data, self._ahead = data[:n], data[n:] + self._ahead
+        return data
+
+    async def _more(self) -> bytes:
+        data = await self.receive()
+        if not data:
+            raise EngineFailure("the container engine broke off in the middle of its answer")
+        return data
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
+    """Attributes: headers: by name in lower case."""
+
     status: int
-    reason: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
 
 
 async def relay(call: Call) -> web.StreamResponse:
@@ -35,28 +88,23 @@ async def relay(call: Call) -> web.StreamResponse:
         EngineFailure, Unavailable.
     """
     body = await call.body()
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(call.backend.engine.socket), limit=_HEAD_LIMIT)
-    except OSError as error:
-        raise Unavailable(f"the container engine does not answer: {error.strerror}") from error
-    try:
-        writer.write(await _request_text(call, body) + body)
-        await writer.drain()
-        head = await _read_head(reader)
-        if head.status != 101:
-            return web.Response(
-                status=head.status,
-                body=await _read_body(reader, head),
-                headers={"Content-Type": head.headers.get("content-type", "application/json")},
-            )
-        await _carry(call, head, reader, writer)
+    request = await _request_text(call, body)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connected:
+        line = _Line(connected)
+        try:
+            await asyncio.get_running_loop().sock_connect(connected, str(call.backend.engine.socket))
+            await line.send(request + body)
+            head = await _receive_head(line)
+            if head.status != 101:
+                return web.Response(
+                    status=head.status,
+                    body=await _receive_refusal(line, head),
+                    headers={"Content-Type": head.headers.get("content-type", "application/json")},
+                )
+        except OSError as error:
+            raise Unavailable(f"the container engine does not answer: {error.strerror}") from error
+        await _carry(call, head, line)
         return Hijacked()
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
-        if call.connection.is_hijacked:
-            return Hijacked()  # Too late for an answer; closing is all there is to say.
-        raise EngineFailure(f"the container engine broke off: {error}") from error
-    finally:
-        writer.close()
 
 
 async def _request_text(call: Call, body: bytes) -> bytes:
@@ -67,63 +115,85 @@ async def _request_text(call: Call, body: bytes) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
-async def _read_head(reader: asyncio.StreamReader) -> _Head:
-    raw = await reader.readuntil(b"\r\n\r\n")
-    first, *rest = raw.decode("latin-1").split("\r\n")
-    _, _, status = first.partition(" ")
-    number, _, reason = status.partition(" ")
-    if not number.isdecimal():
+async def _receive_head(line: _Line) -> _Head:
+    first, *rest = (await line.receive_until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    number = first.partition(" ")[2].partition(" ")[0]
+    if not (first.startswith("HTTP/1.") and number.isdecimal() and len(number) == 3):
         raise EngineFailure("the container engine's answer is no HTTP")
-    pairs = (line.partition(":") for line in rest if line)
-    return _Head(int(number), reason, {name.strip().lower(): value.strip() for name, _, value in pairs})
+    pairs = (header.partition(":") for header in rest if header)
+    return _Head(int(number), {name.strip().lower(): value.strip() for name, _, value in pairs})
 
 
-async def _read_body(reader: asyncio.StreamReader, head: _Head) -> bytes:
+async def _receive_refusal(line: _Line, head: _Head) -> bytes:
     """Read an ordinary answer, which is an error or an empty one, and short."""
     if head.status in (204, 304):
         return b""
-    if "content-length" in head.headers:
-        return await reader.readexactly(min(int(head.headers["content-length"]), _ERROR_LIMIT))
-    if head.headers.get("transfer-encoding", "").lower() != "chunked":
-        return await reader.read(_ERROR_LIMIT)
+    length = head.headers.get("content-length", "")
+    if length.isdecimal():
+        return await line.receive_exactly(min(int(length), _REFUSAL_LIMIT))
+    if head.headers.get("transfer-encoding", "").lower() == "chunked":
+        return await _receive_chunks(line)
     body = b""
-    while len(body) < _ERROR_LIMIT:
-        size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
-        chunk = await reader.readexactly(size + 2)
-        if size == 0:
-            break
-        body += chunk[:-2]
+    while len(body) < _REFUSAL_LIMIT and (data := await line.receive()):
+        body += data
     return body
 
 
-async def _carry(call: Call, head: _Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _receive_chunks(line: _Line) -> bytes:
+    body = b""
+    while len(body) < _REFUSAL_LIMIT:
+        try:
+            size = int((await line.receive_until(b"\r\n")).partition(b";")[0], 16)
+        except ValueError as error:
+            raise EngineFailure("the container engine's answer is no HTTP") from error
+        body += (await line.receive_exactly(size + 2))[:-2]
+        if size == 0:
+            break
+    return body
+
+
+# --- after the 101 ------------------------------------------------------------------
+
+
+async def _carry(call: Call, head: _Head, line: _Line) -> None:
     source, transport = call.connection.hijack()
-    wants_upgrade = "upgrade" in call.request.headers
-    first = "HTTP/1.1 101 UPGRADED" if wants_upgrade else "HTTP/1.1 200 OK"
-    lines = [first, f"Content-Type: {head.headers.get('content-type', 'application/vnd.docker.raw-stream')}"]
-    if wants_upgrade:
-        lines += ["Connection: Upgrade", "Upgrade: tcp"]
-    lines.extend(f"{name}: {value}" for name, value in call.headers.items())
-    transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    upload = asyncio.create_task(_upload(source, writer))
+    transport.write(_answer_text(call, head))
+    upload = asyncio.create_task(_upload(source, line))
     try:
-        await _download(reader, transport, call.connection)
+        await _download(line, transport, call.connection)
     finally:
         upload.cancel()
         await asyncio.wait([upload])
+    transport.write_eof()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL_S):
+            while await source.read(_CHUNK):
+                pass  # Closing with input unread would reset the connection, and lose output on its way.
 
 
-async def _upload(source: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def _answer_text(call: Call, head: _Head) -> bytes:
+    wants_upgrade = "upgrade" in call.request.headers
+    lines = ["HTTP/1.1 101 UPGRADED" if wants_upgrade else "HTTP/1.1 200 OK"]
+    lines.append(f"Content-Type: {head.headers.get('content-type', 'application/vnd.docker.raw-stream')}")
+    if wants_upgrade:
+        lines += ["Connection: Upgrade", "Upgrade: tcp"]
+    lines.extend(f"{name}: {value}" for name, value in call.headers.items())
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def _upload(source: asyncio.StreamReader, line: _Line) -> None:
     try:
         while data := await source.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-    except ConnectionError:
-        pass  # The process has ended and takes no more input; its output still counts.
+            await line.send(data)
+        line.send_end()
+    except OSError:
+        pass  # The program has ended and takes no more input; its output still counts.
 
 
-async def _download(reader: asyncio.StreamReader, transport: asyncio.Transport, connection: Connection) -> None:
-    while data := await reader.read(_CHUNK):
-        transport.write(data)
-        await connection.drain()
+async def _download(line: _Line, transport: asyncio.Transport, connection: Connection) -> None:
+    try:
+        while data := await line.receive():
+            transport.write(data)
+            await connection.drain()
+    except ConnectionResetError:
+        pass  # The engine closed without taking all input; what it had said before was read.

@@ -6,7 +6,8 @@ supervisor of the handlers: what goes wrong in one is logged and answered, and c
 
 import asyncio
 import errno
-import shutil
+import grp
+import os
 import socket
 import ssl
 import stat
@@ -66,22 +67,21 @@ class ApiServer:
             SocketTaken: Someone listens there, or it is no socket.
             LookupError: There is no such group.
         """
+        gid = -1 if group is None else _group_id(group)
         await _clear(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        staged = path.with_name(f".{path.name}.new")
-        staged.unlink(missing_ok=True)
+        # Closed to everyone but us until owner and mode are right; nothing else runs in between.
+        mask = os.umask(0o177)
         try:
-            # Under another name until owner and mode are right: no moment in which anyone may connect.
-            listener.bind(str(staged))
-            staged.chmod(SOCKET_MODE)
-            if group is not None:
-                shutil.chown(staged, group=group)
-            listener.listen(256)
-            staged.rename(path)
-        except BaseException:
+            listener.bind(str(path))
+        except OSError as error:
             listener.close()
-            staged.unlink(missing_ok=True)
-            raise
+            raise SocketTaken(f"cannot listen on {path}: {error.strerror}") from error
+        finally:
+            os.umask(mask)
+        os.chown(path, -1, gid)
+        path.chmod(SOCKET_MODE)
+        listener.listen(256)
         self._paths.append(path)
         http, loop = self._ready(), asyncio.get_running_loop()
         self._listeners.append(
@@ -194,6 +194,13 @@ def _refusal(request: web.BaseRequest, status: int, message: str) -> web.Respons
     if request.writer.output_size:
         raise ConnectionError("the answer had begun when it failed")  # Only cutting it off tells the client.
     return web.Response(status=status, body=wire.encode({"message": message}), content_type="application/json")
+
+
+def _group_id(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise LookupError(f'there is no group "{group}" here; create it or choose another one') from error
 
 
 async def _clear(path: Path) -> None:

@@ -62,6 +62,7 @@ async def init(call: Call) -> web.StreamResponse:
             subnet_size=body.subnet_size,
         )
     )
+    call.backend.events.look()
     return call.reply(node_id)
 
 
