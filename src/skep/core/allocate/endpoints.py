@@ -21,6 +21,7 @@ from skep.model.service import (
     Endpoint,
     EndpointSpec,
     PortConfig,
+    Protocol,
     PublishMode,
     ResolutionMode,
     Service,
@@ -60,14 +61,21 @@ class Takings:
         self.taken.append((space, number))
         return self.ledger.networks[network_id].write(number)
 
-    def dynamic_port(self, port: PortConfig) -> int:
+    def dynamic_port(self, port: PortConfig, named: frozenset[int]) -> int:
         """Choose a published port.
 
+        Args:
+            named: Ports of that protocol which the same service asks for by number.
         Raises:
             Refusal: All dynamic ports of the protocol are taken.
         """
         space = port_space(port.protocol)
         number = self.ledger.choose(space, self.owner, self.now)
+        passed_over: list[tuple[Space, int]] = []
+        while number in named:
+            passed_over.append((space, number))
+            number = self.ledger.choose(space, self.owner, self.now)
+        self.ledger.give_back(self.owner, passed_over)
         if number is None:
             raise Refusal(
                 f"no {port.protocol} port of 30000-32767 is left for target port {port.target_port}; "
@@ -195,9 +203,14 @@ def _ports(service: Service, spec: EndpointSpec, view: View, takings: Takings) -
             chosen.append(port)
         else:
             kept = _take_spare(spare, port)
-            number = kept or takings.dynamic_port(port)
+            number = kept or takings.dynamic_port(port, _named_ports(spec, port.protocol))
             chosen.append(_published(port, number))
     return chosen
+
+
+def _named_ports(spec: EndpointSpec, protocol: Protocol) -> frozenset[int]:
+    """Ports of a protocol that a service asks for by number."""
+    return frozenset(port.published_port for port in spec.ports or [] if port.protocol == protocol)
 
 
 def _published(port: PortConfig, number: int) -> PortConfig:
