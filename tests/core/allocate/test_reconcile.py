@@ -97,15 +97,7 @@ def found(value: T | None) -> T:
 
 
 class TestNetworks:
-    def test_a_dynamic_port_is_never_one_the_same_service_names() -> None:
-    swarm = Allocator(a_network("ingress", ingress=True))
-    swarm.put(a_service("web", ports=[a_port(0, 80), a_port(30000, 81)]))
-    first, named = swarm.ports()
-    assert named == 30000
-    assert first != named
-
-
-def test_first_takes_4096_and_the_first_pool_subnet(self) -> None:
+    def test_first_takes_4096_and_the_first_pool_subnet(self) -> None:
         it = Allocator(a_network("ingress", ingress=True), a_network("b"))
         assert (it.network("ingress").vni, it.network("b").vni) == (4096, 4097)
         config = it.network("ingress").subnets[0]
@@ -333,3 +325,11 @@ class TestLedger:
         it.restart()
         it.run()
         assert it.task().status.state == TaskState.PENDING
+
+
+def test_a_dynamic_port_is_never_one_the_same_service_names() -> None:
+    swarm = Allocator(a_network("ingress", ingress=True))
+    swarm.put(a_service("web", ports=[a_port(0, 80), a_port(30000, 81)]))
+    first, named = swarm.ports()
+    assert named == 30000
+    assert first != named
