@@ -14,12 +14,13 @@ import structlog
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState
 from skep.core import identity as certificates
+from skep.daemon import advertise
 from skep.daemon import membership as memberships
-from skep.daemon.config import CONTROL_PORT, DaemonConfig, is_address, split_address
+from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
 from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
 from skep.daemon.membership import Membership
 from skep.daemon.worker import WorkerParts
-from skep.edge import addresses, keyfile
+from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
 from skep.edge.instance import engine_id
 from skep.lib.ids import new_id
@@ -176,14 +177,14 @@ class Node:
         """
         async with self._changing:
             self._require_outside()
-            listen_addr = _listen_addr(request.listen_addr)
-            host, port = self._advertised(request.advertise_addr, split_address(listen_addr, CONTROL_PORT)[1])
+            listen_addr = advertise.listening(request.listen_addr)
+            host, port = advertise.reachable(request.advertise_addr, split_address(listen_addr, CONTROL_PORT)[1])
             node_id = new_id(self._means.dice.bytes)
             member = Membership(
                 cluster_id=new_id(self._means.dice.bytes),
                 node_id=node_id,
                 role=Role.MANAGER,
-                underlay=self._underlay(request.data_path_addr, host),
+                underlay=advertise.underlay(request.data_path_addr, host),
                 control_addr=f"{host}:{port}",
                 listen_addr=listen_addr,
                 data_path_port=request.data_path_port or 4789,
@@ -247,7 +248,7 @@ class Node:
             token = JoinToken.parse(request.join_token)
             if not request.remote_addrs:
                 raise InvalidSpec("at least 1 RemoteAddr is required to join")
-            host, port = self._advertised(request.advertise_addr, CONTROL_PORT)
+            host, port = advertise.reachable(request.advertise_addr, CONTROL_PORT)
             credentials, address = await self._ask_certificate(request, token)
             identity = certificates.identity_of_pem(credentials.certificate)
             is_manager = identity.role == Role.MANAGER
@@ -255,9 +256,9 @@ class Node:
                 cluster_id=identity.cluster_id,
                 node_id=identity.node_id,
                 role=identity.role,
-                underlay=self._underlay(request.data_path_addr, host),
+                underlay=advertise.underlay(request.data_path_addr, host),
                 control_addr=f"{host}:{port}" if is_manager else "",
-                listen_addr=_listen_addr(request.listen_addr) if is_manager else "",
+                listen_addr=advertise.listening(request.listen_addr) if is_manager else "",
                 managers=[ManagerAddress(node_id="", addr=address)],
             )
             self._wipe()
@@ -355,46 +356,9 @@ class Node:
         memberships.forget(self._config.swarm_dir)
         shutil.rmtree(self._config.swarm_dir, ignore_errors=True)
 
-    # --- addresses -------------------------------------------------------------------------
-
     def _require_outside(self) -> None:
         if self._member is not None:
             raise NotManager(MEMBER)
-
-    def _advertised(self, text: str, default_port: int) -> tuple[str, int]:
-        """The address others reach this node at.
-
-        Raises:
-            InvalidSpec: There is none, or there are several to choose from.
-        """
-        host, port = split_address(text, default_port) if text else ("", default_port)
-        known = addresses.list_addresses()
-        if host and is_address(host):
-            return host, port
-        if host:
-            on_device = [found.address for found in known if found.device == host]
-            if not on_device:
-                raise InvalidSpec(f'"{host}" is neither an address nor an interface with one; advertise another')
-            return on_device[0], port
-        if not known:
-            raise InvalidSpec("this machine has no address others could reach; name one with --advertise-addr")
-        if len(known) > 1:
-            named = ", ".join(f"{found.address} on {found.device}" for found in known)
-            raise InvalidSpec(
-                f"could not choose an IP address to advertise since this system has multiple addresses ({named}) - "
-                f"specify one with --advertise-addr"
-            )
-        return known[0].address, port
-
-    def _underlay(self, data_path_addr: str, advertised: str) -> str:
-        return self._advertised(data_path_addr, CONTROL_PORT)[0] if data_path_addr else advertised
-
-
-def _listen_addr(text: str) -> str:
-    host, port = split_address(text or f"0.0.0.0:{CONTROL_PORT}", CONTROL_PORT)
-    if not is_address(host):
-        raise InvalidSpec(f'"{text}" is no address to listen on; write one like 0.0.0.0:{CONTROL_PORT}')
-    return f"{host}:{port}"
 
 
 def _availability(text: str) -> Availability:

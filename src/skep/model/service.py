@@ -1,6 +1,7 @@
 """Services: what a user wants to run, and what the swarm has given it.
 
-Pure. Source: Docker API 1.51, definitions ServiceSpec, TaskSpec, Service.
+Pure. Source: Docker API 1.51, definitions ServiceSpec, TaskSpec, Service. One module although it is long: it is one
+tree in Docker's API too, and declarations only.
 """
 
 import enum
