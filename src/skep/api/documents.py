@@ -84,7 +84,10 @@ def service_status(value: Service, view: View) -> Document:
             continue
         running += task.status.state == TaskState.RUNNING and _is_heard_of(task, view)
         completed += task.status.state == TaskState.COMPLETE
-        wanted += task.desired_state <= (TaskState.COMPLETE if is_job else TaskState.RUNNING)
+        if is_job:  # The CLI adds those that completed to this.
+            wanted += task.desired_state <= TaskState.COMPLETE and task.status.state != TaskState.COMPLETE
+        else:
+            wanted += task.desired_state <= TaskState.RUNNING
     if mode.replicated_job is not None:
         wanted = mode.replicated_job.max_concurrent or 1
     elif mode.global_ is None and mode.global_job is None:
