@@ -29,6 +29,7 @@ def test_a_listening_port_is_seen(family: socket.AddressFamily, address: str, is
         assert port not in ProcProbe().listening(os.getpid()), "bound is not listening"
         server.listen()
         assert (port in ProcProbe().listening(os.getpid())) is is_seen
+        assert (port in ProcProbe().taken()) is is_seen
     assert port not in ProcProbe().listening(os.getpid())
 
 

@@ -13,7 +13,8 @@ from skep.agent.host import Host
 from skep.agent.waiting import BackOff, unless
 from skep.core import templates
 from skep.lib.durations import MILLISECOND, SECOND
-from skep.model.service import ContainerSpec
+from skep.model.errors import InvalidSpec
+from skep.model.service import ContainerSpec, Protocol
 from skep.model.task import Task
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import Container, RuntimeFailure
@@ -40,6 +41,7 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
     """
     spec = templates.expand_container(task.spec.container_spec or ContainerSpec(), task, host.node)
     containers.check(spec)
+    _check_host_ports(host, task)
     await unless(stop_wanted, host.runtime.ensure_image(spec.image))
     await unless(stop_wanted, _wait_networks(host, version))
     sandbox = await host.plane.prepare(host.mesh.sandbox_of(task))
@@ -50,6 +52,21 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
     if not spec.hostname:  # Docker's default hostname is known only now; nothing has read the files yet.
         _write_files(host, task, spec, container_id[:12])
     return await host.runtime.inspect(container_id)
+
+
+def _check_host_ports(host: Host, task: Task) -> None:
+    """Refuse to hide a program of the node behind a task: translation comes before its socket, and it would go silent.
+
+    Raises:
+        InvalidSpec: With Docker's sentence.
+    """
+    for port in containers.host_ports(task):
+        if port.protocol == Protocol.TCP and port.published_port in host.probe.taken():
+            raise InvalidSpec(
+                "driver failed programming external connectivity: failed to bind host port for 0.0.0.0:"
+                f"{port.published_port}:{port.target_port}/tcp: address already in use by a program of this node; "
+                "stop that program or publish another port"
+            )
 
 
 async def _wait_networks(host: Host, version: int) -> None:

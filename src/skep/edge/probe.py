@@ -21,8 +21,14 @@ class ProcProbe:
     def listening(self, pid: int) -> frozenset[int]:
         if pid <= 0:
             return frozenset()
-        net = self._proc / str(pid) / "net"
-        return frozenset(port for table in ("tcp", "tcp6") for port in _listening(net / table))
+        return _ports(self._proc / str(pid) / "net")
+
+    def taken(self) -> frozenset[int]:
+        return _ports(self._proc / "self" / "net")
+
+
+def _ports(net: Path) -> frozenset[int]:
+    return frozenset(port for table in ("tcp", "tcp6") for port in _listening(net / table))
 
 
 def _listening(table: Path) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Whether a task accepts connections, found without sending a packet.
+"""Which TCP ports are listened on, found without sending a packet.
 
 Port.
 """
@@ -13,4 +13,8 @@ class Probe(Protocol):
         Returns:
             Empty also when the process is gone.
         """
+        ...
+
+    def taken(self) -> frozenset[int]:
+        """TCP ports on which the node's own programs listen, beyond loopback."""
         ...
