@@ -207,7 +207,7 @@ async def test_ipv6_is_off_on_what_skep_makes(swarm: Swarm) -> None:
     assert "inet6" not in here.place.run("ip", "address", "show", "eth0")
     assert "inet6" not in here.place.run("ip", "address", "show", "gw")
     links = json.loads(here.node.place.run("ip", "-json", "address"))
-    ours = [link for link in links if naming.is_ours(link["ifname"])]
+    ours = [link for link in links if naming.is_ours("", link["ifname"])]
     assert len(ours) == 2
     assert all(address["family"] == "inet" for link in ours for address in link["addr_info"])
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.rig import Node, Place, Running, Swarm, port
+from tests.kernel.rig import CLIENT_ADDRESS, Node, Place, Running, Swarm, port
 from tests.kernel.test_overlay import VIRTUAL_IP, shop
 
 from skep.core.mesh import intent as intents
 from skep.core.mesh.intent import NodeIntent
 from skep.edge import nft
 from skep.model.assignment import Delta
+from skep.model.service import Protocol
 from skep.ports.dataplane import DataPlaneFailure, SandboxConfig, SandboxInterface
 
 pytestmark = [pytest.mark.kernel, pytest.mark.anyio]
@@ -188,6 +189,24 @@ async def test_what_changed_while_the_daemon_was_away_is_caught_up(swarm: Swarm)
     await swarm.program(node)
     assert await node.plane.audit() == []
     assert {(await swarm.client.ask(node.underlay, 9200)).split()[0] for _ in range(4)} == {"f2", "f3"}
+
+
+async def test_flows_to_backends_lost_while_the_daemon_was_away_move(swarm: Swarm) -> None:
+    tasks = {task.id: task for task in await mixed(swarm)}
+    ports = [port(9201, 80, Protocol.UDP)]
+    swarm.publish("dns", ports, [tasks["f2"]])
+    await swarm.program()
+    node, source = swarm.nodes[0], (CLIENT_ADDRESS, 33336)
+    assert (await swarm.client.ask_udp(node.underlay, 9201, source=source)).startswith("f2 ")
+    await node.plane.close()
+    swarm.publish("dns", ports, [tasks["f3"]])
+    node.plane, node.intent = swarm.plane(1), NodeIntent()
+    await node.plane.start()
+    await swarm.program()
+    deadline = asyncio.get_running_loop().time() + 1
+    while not (await swarm.client.ask_udp(node.underlay, 9201, source=source)).startswith("f3 "):
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
 
 
 async def test_prepare_and_release_can_be_repeated(swarm: Swarm) -> None:

@@ -110,7 +110,7 @@ def device_findings(space: Space, known: Facts, make: MakeDevice) -> Iterator[Fi
     }
     links = space.links()
     for device in links:
-        if naming.is_ours(device) and device not in wanted:
+        if naming.is_ours(space.name, device) and device not in wanted:
             yield Finding(f"the device {device} should not be there", partial(space.delete_links, [device]))
     for device, spec in wanted.items():
         yield from _one_device(space, device, spec, links.get(device), make)
@@ -151,7 +151,7 @@ def sysctl_findings(space: Space, known: Facts) -> Iterator[Finding]:
 def entry_findings(space: Space, known: Facts) -> Iterator[Finding]:
     """Neighbours, forwarding entries, routes and rules that are missing, wrong or too many."""
     wanted = {fact: value for fact, value in known.items() if fact.space == space.name and is_entry(fact)}
-    ours = {link.index: name for name, link in space.links().items() if naming.is_ours(name)}
+    ours = {link.index: name for name, link in space.links().items() if naming.is_ours(space.name, name)}
     actual = space.read_entries(ours)
     for fact, value in actual.items():
         if fact not in wanted:

@@ -7,12 +7,13 @@ Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -63,6 +64,22 @@ class Flow:
     handle: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Which backends are lost: these targets, and in these subnets all but the living."""
+
+    targets: frozenset[Target] = frozenset()
+    alive: frozenset[Target] = frozenset()
+    subnets: tuple[ipaddress.IPv4Network, ...] = ()
+
+    def covers(self, flow: Flow) -> bool:
+        names = {Target(flow.source), Target(flow.source, flow.protocol, flow.port)}
+        if not names.isdisjoint(self.targets):
+            return True
+        address = ipaddress.IPv4Address(flow.source)
+        return names.isdisjoint(self.alive) and any(address in subnet for subnet in self.subnets)
+
+
 class Sweeper:
     """Forgets flows on a thread of its own.
 
@@ -74,7 +91,7 @@ class Sweeper:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skep-conntrack")
         self._lock = threading.Lock()
-        self._waiting: dict[int, set[Target]] = {}
+        self._waiting: dict[int, Lost] = {}
 
     def leave(self, descriptor: int, targets: Iterable[Target]) -> None:
         """Forget, soon, what can only be lost towards these backends. From any thread.
@@ -82,11 +99,18 @@ class Sweeper:
         Args:
             descriptor: Of the namespace in which they were translated to; may be closed after the call.
         """
-        wanted = set(targets)
+        wanted = frozenset(targets)
         if wanted:
-            with self._lock:
-                self._waiting[os.dup(descriptor)] = wanted
-            self._executor.submit(self._sweep)
+            self._add(descriptor, Lost(targets=wanted))
+
+    def leave_all_but(self, descriptor: int, alive: Iterable[Target], subnets: Sequence[ipaddress.IPv4Network]) -> None:
+        """Forget, soon, what can only be lost towards any backend in these subnets that is not among the living."""
+        self._add(descriptor, Lost(alive=frozenset(alive), subnets=tuple(subnets)))
+
+    def _add(self, descriptor: int, lost: Lost) -> None:
+        with self._lock:
+            self._waiting[os.dup(descriptor)] = lost
+        self._executor.submit(self._sweep)
 
     def close(self) -> None:
         """Finish what was left to do."""
@@ -95,15 +119,15 @@ class Sweeper:
     def _sweep(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-        targets: dict[tuple[int, int], set[Target]] = defaultdict(set)
+        lost: dict[tuple[int, int], list[Lost]] = defaultdict(list)
         descriptors: dict[tuple[int, int], int] = {}
-        for descriptor, wanted in waiting.items():
+        for descriptor, each in waiting.items():
             status = os.fstat(descriptor)
             namespace = (status.st_dev, status.st_ino)
-            targets[namespace] |= wanted
+            lost[namespace].append(each)
             descriptors[namespace] = descriptor
         try:
-            for namespace, wanted in targets.items():
+            for namespace, wanted in lost.items():
                 forget(descriptors[namespace], wanted)
         except (netlink.NetlinkRefused, NamespaceFailure, OSError) as error:
             # Flows that should be gone time out by themselves: slower, but nothing else depends on it.
@@ -113,11 +137,12 @@ class Sweeper:
                 os.close(descriptor)
 
 
-def forget(descriptor: int, targets: Collection[Target]) -> int:
-    """Delete what can only be lost towards these backends.
+def forget(descriptor: int, lost: Sequence[Lost]) -> int:
+    """Delete what can only be lost.
 
     Args:
-        descriptor: Of the namespace in which they were translated to.
+        descriptor: Of the namespace in which it was translated.
+        lost: Which backends are meant; any of these.
     Returns:
         How many entries went.
     Raises:
@@ -127,7 +152,7 @@ def forget(descriptor: int, targets: Collection[Target]) -> int:
         connection = NetlinkSocket(netlink.NETLINK_NETFILTER)
     try:
         flows = [*_dump(connection, unreplied_only=True), *_dump(connection, protocol=socket.IPPROTO_UDP)]
-        handles = {flow.handle for flow in flows if _is_lost(flow, targets)}
+        handles = {flow.handle for flow in flows if is_doomed(flow) and any(each.covers(flow) for each in lost)}
         body = _HEADER.pack(socket.AF_INET, 0, 0)
         gone = frozenset({errno.ENOENT})
         connection.send([Request(CT_DELETE, 0, body + handle, "forget a flow", gone) for handle in handles])
@@ -136,12 +161,10 @@ def forget(descriptor: int, targets: Collection[Target]) -> int:
         connection.close()
 
 
-def _is_lost(flow: Flow, targets: Collection[Target]) -> bool:
-    if not flow.status & IPS_DST_NAT:
-        return False
-    if flow.protocol != "udp" and not (flow.protocol == "tcp" and flow.tcp_state == TCP_SYN_SENT):
-        return False
-    return Target(flow.source) in targets or Target(flow.source, flow.protocol, flow.port) in targets
+def is_doomed(flow: Flow) -> bool:
+    """Whether a flow is lost if its backend is: it was translated, and it is UDP or a TCP connection not yet made."""
+    is_unmade = flow.protocol == "udp" or (flow.protocol == "tcp" and flow.tcp_state == TCP_SYN_SENT)
+    return is_unmade and bool(flow.status & IPS_DST_NAT)
 
 
 def _dump(connection: NetlinkSocket, *, protocol: int = 0, unreplied_only: bool = False) -> Iterator[Flow]:

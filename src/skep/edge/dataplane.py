@@ -18,10 +18,10 @@ from skep.core.mesh import naming
 from skep.core.mesh import nft as nft_text
 from skep.core.mesh.intent import NodeIntent
 from skep.core.mesh.program import Station
-from skep.edge import comparison, netlink, nft, rtnetlink
+from skep.edge import comparison, netlink, nft, notice, rtnetlink
 from skep.edge.kernel import Kernel
 from skep.edge.namespaces import KernelThread, NamespaceFailure, entered, open_own
-from skep.edge.netlink import NetlinkRefused, Reply
+from skep.edge.netlink import NetlinkRefused
 from skep.edge.space import LinkMissing, Space
 from skep.ports.dataplane import DataPlaneFailure, Drift, SandboxConfig
 
@@ -30,17 +30,6 @@ R = TypeVar("R")
 
 CHECK_DELAY_S: Final = 0.05
 MIN_MTU: Final = 1280
-
-REMOVALS: Final = frozenset(
-    {
-        rtnetlink.RTM_DELLINK,
-        rtnetlink.RTM_DELADDR,
-        rtnetlink.RTM_DELROUTE,
-        rtnetlink.RTM_DELNEIGH,
-        rtnetlink.RTM_DELRULE,
-    }
-)
-ADDITIONS: Final = frozenset({rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_NEWADDR, rtnetlink.RTM_NEWRULE})
 
 log = structlog.get_logger(__name__)
 
@@ -148,13 +137,19 @@ class LinuxDataPlane:
     # --- on the kernel thread ------------------------------------------------------
 
     def _open(self) -> Kernel:
-        root = Space(naming.root_space(), open_own())
-        mirror = comparison.Mirror()
-        _check_features(mirror)
-        mtu = _underlay_mtu(root, self._underlay, self._underlay_device) - naming.VXLAN_OVERHEAD
-        if mtu < MIN_MTU:
-            raise DataPlaneFailure(f"the underlay's MTU leaves {mtu} bytes inside VXLAN: it needs {MIN_MTU} at least")
-        return Kernel(Station(self._node_id, self._underlay, mtu), self._run_dir, root, mirror)
+        root, mirror = Space(naming.root_space(), open_own()), comparison.Mirror()
+        try:
+            _check_features(mirror)
+            mtu = _underlay_mtu(root, self._underlay, self._underlay_device) - naming.VXLAN_OVERHEAD
+            if mtu < MIN_MTU:
+                raise DataPlaneFailure(
+                    f"the underlay's MTU leaves {mtu} bytes inside VXLAN: raise it by {MIN_MTU - mtu}"
+                )
+            return Kernel(Station(self._node_id, self._underlay, mtu), self._run_dir, root, mirror)
+        except BaseException:
+            root.close()
+            mirror.close()
+            raise
 
     @property
     def _opened(self) -> Kernel:
@@ -207,7 +202,8 @@ class LinuxDataPlane:
     def _notice_route(self, space: Space) -> None:
         seen = space.route_watch.drain()
         own = {each.route.port for each in self._watched.values()}
-        if seen is None or any(_is_foreign(reply, own) for reply in seen):
+        known = self._opened.known
+        if seen is None or any(reply.port not in own and notice.concerns(reply, space, known) for reply in seen):
             self._suspect(space, "route")
 
     def _suspect(self, space: Space, kind: str) -> None:
@@ -236,23 +232,6 @@ class LinuxDataPlane:
         for drift in mended:
             log.warning("kernel repaired", place=drift.place, what=drift.what)
         self._mended += mended
-
-
-def _is_foreign(reply: Reply, own: set[int]) -> bool:
-    """Whether a notification tells of something others did to what may be ours.
-
-    The kernel's own doings (neighbour states, carrier) have port 0: of those only removals count.
-    """
-    if reply.port in own:
-        return False
-    if reply.kind in REMOVALS:
-        return True
-    if reply.kind == rtnetlink.RTM_NEWLINK:
-        link = rtnetlink.read_link(reply)
-        return naming.is_ours(link.name) and not link.is_up
-    if reply.kind == rtnetlink.RTM_NEWNEIGH:
-        return reply.port != 0
-    return reply.kind in ADDITIONS and reply.port != 0
 
 
 def _underlay_mtu(root: Space, address: str, device: str | None) -> int:

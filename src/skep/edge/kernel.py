@@ -6,6 +6,7 @@ after any failure the next call compares those with the kernel instead of trusti
 two lines: what it leaves is compared and completed by the next one's first `program`.
 """
 
+import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -248,7 +249,18 @@ class Kernel:
 
     def _mend_nft(self, space: Space) -> list[Drift]:
         space.expected_generation = space.generations.current()
-        return self._mend(space, iter(comparison.nft_findings(space, self.known, self._mirror)))
+        mended = self._mend(space, iter(comparison.nft_findings(space, self.known, self._mirror)))
+        if mended:
+            # Backends may have gone while no daemon saw it.
+            self._sweeper.leave_all_but(space.descriptor, _alive(space.name, self.known), self._subnets)
+        return mended
+
+    @property
+    def _subnets(self) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where backends have their addresses."""
+        networks = self.intent.networks.values() if self.intent is not None else ()
+        subnets = (ipaddress.IPv4Network(subnet.subnet) for network in networks for subnet in network.subnets)
+        return (naming.LOCAL_POOL, *subnets)
 
     def _findings(self, space: Space) -> Iterator[Finding]:
         """Lazily, so that what depends on devices is compared after those were mended."""
@@ -284,7 +296,7 @@ class Kernel:
             self._space(name)
         space = self.spaces.pop(name, None)
         if space is not None:
-            space.delete_links([device for device in space.links() if naming.is_ours(device)])
+            space.delete_links([device for device in space.links() if naming.is_ours(name, device)])
             self.retired.append(space)
 
     def _drop(self, names: Iterable[f.Space]) -> None:
@@ -302,7 +314,7 @@ class Kernel:
                 self._records.remove(name)
         root = self.spaces[NODE]
         root.apply_nft(nft_text.removal())
-        ours = {link.index: name for name, link in root.links().items() if naming.is_ours(name)}
+        ours = {link.index: name for name, link in root.links().items() if naming.is_ours(NODE, name)}
         root.remove_entries(root.read_entries(ours))
         root.delete_links(list(ours.values()))
         self._sandboxes.clear()
@@ -321,6 +333,16 @@ def _inside_index(cable: f.CableSpec) -> int:
 def _is_restructured(name: f.Space, edits: Edits) -> bool:
     structures = (f.Skeleton(name), f.Tunnel(name, naming.INGRESS_DEVICE), f.Tunnel(name, naming.TUNNEL_DEVICE))
     return any(fact in edits.put or fact in edits.remove for fact in structures)
+
+
+def _alive(space: f.Space, known: f.Facts) -> set[conntrack.Target]:
+    """Every backend a space's chains lead to."""
+    return {
+        conntrack.Target(address, value.protocol, value.port)
+        for fact, value in known.items()
+        if isinstance(fact, f.Chain) and fact.space == space and isinstance(value, f.Balance)
+        for address in value.addresses
+    }
 
 
 def _left_behind(

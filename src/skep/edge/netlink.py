@@ -36,6 +36,7 @@ TYPE_MASK: Final = 0x3FFF
 SOL_NETLINK: Final = 270
 NETLINK_ADD_MEMBERSHIP: Final = 1
 NETLINK_CAP_ACK: Final = 10
+NETLINK_GET_STRICT_CHK: Final = 12
 
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -77,6 +78,8 @@ class NetlinkSocket:
     def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        if protocol == NETLINK_ROUTE:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)  # Lets the kernel filter dumps.
         self._socket.bind((0, 0))
         self.port: int = self._socket.getsockname()[0]
         self._sequence = 0

@@ -234,8 +234,9 @@ def delete_route(table: int, destination: str, protocol: int) -> Request:
     return Request(RTM_DELROUTE, 0, body, f"remove the route to {destination}", GONE)
 
 
-def get_routes() -> Request:
-    return Request(RTM_GETROUTE, 0, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0), "list routes")
+def get_routes(protocol: int) -> Request:
+    """Args: protocol: Whose: a router of the internet has a million of others'."""
+    return Request(RTM_GETROUTE, 0, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, protocol, 0, 0, 0), "list routes")
 
 
 def read_route(reply: Reply) -> KernelRoute:

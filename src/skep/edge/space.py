@@ -166,6 +166,10 @@ class Space:
         for device in devices:
             self._indexes.pop(device, None)
 
+    def our_indexes(self) -> set[int]:
+        """Numbers of our devices, as far as they are known. From any thread."""
+        return {index for name, index in dict(self._indexes).items() if naming.is_ours(self.name, name)}
+
     # --- facts -----------------------------------------------------------------
 
     def put_entries(self, entries: Mapping[Fact, Value]) -> None:
@@ -223,7 +227,7 @@ class Space:
             names: Our devices by index.
         """
         found: dict[Fact, Value] = {}
-        for reply in self.route.dump(rtnetlink.get_routes()):
+        for reply in self.route.dump(rtnetlink.get_routes(naming.ROUTE_PROTOCOL)):
             route = rtnetlink.read_route(reply)
             if route.protocol == naming.ROUTE_PROTOCOL:
                 hop = f.Hop(names.get(route.index, f"#{route.index}") if route.index else "", route.via)

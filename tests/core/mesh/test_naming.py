@@ -12,9 +12,9 @@ IDS = st.text(alphabet="0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_s
 
 @given(IDS)
 def test_devices_fit_the_kernels_names_and_are_known_again(task_id: str) -> None:
-    for device in (naming.gateway_device(task_id), naming.port_device(task_id)):
+    for space, device in (("", naming.gateway_device(task_id)), ("net-a", naming.port_device(task_id))):
         assert len(device) <= 15
-        assert naming.is_ours(device)
+        assert naming.is_ours(space, device)
 
 
 @given(IDS)
@@ -36,7 +36,7 @@ def test_peers_are_numbered_by_their_place_in_the_subnet() -> None:
 
 
 def test_others_devices_are_not_ours() -> None:
-    assert not [name for name in ("eth0", "docker0", "vxlan1", "lo", "sk0") if naming.is_ours(name)]
+    assert not [name for name in ("eth0", "docker0", "vx", "skt0", "vxlan1", "lo", "sk0") if naming.is_ours("", name)]
 
 
 def test_the_local_pool_does_not_hold_the_metadata_service() -> None:

@@ -72,9 +72,11 @@ def port_device(task_id: str) -> str:
     return PORT_PREFIX + _digest(task_id)[:11]
 
 
-def is_ours(device: str) -> bool:
-    """Whether a device's name says that Skep made it."""
-    return device in (INGRESS_DEVICE, TUNNEL_DEVICE) or device.startswith((GATEWAY_PREFIX, PORT_PREFIX))
+def is_ours(space: str, device: str) -> bool:
+    """Whether a device's name says that Skep made it, in this space."""
+    if space == root_space():
+        return device == INGRESS_DEVICE or device.startswith(GATEWAY_PREFIX)
+    return device == TUNNEL_DEVICE or device.startswith(PORT_PREFIX)
 
 
 def node_mac(node_id: str) -> str:
