@@ -266,13 +266,17 @@ class Names:
 
 
 class Ears:
-    """A probe whose answer is set by the test."""
+    """A probe whose answers are set by the test."""
 
     def __init__(self) -> None:
         self.ports: frozenset[int] = frozenset()
+        self.of_node: frozenset[int] = frozenset()
 
     def listening(self, pid: int) -> frozenset[int]:
         return self.ports
+
+    def taken(self) -> frozenset[int]:
+        return self.of_node
 
 
 class NodeUnderTest:

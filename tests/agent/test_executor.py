@@ -266,6 +266,16 @@ async def test_host_ports_are_reported(tmp_path: Path) -> None:
         assert (await node.reach(S.RUNNING)).ports == [host]
 
 
+async def test_a_host_port_that_a_program_of_the_node_listens_on_is_refused(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        node.ears.of_node = frozenset({8080})
+        port = PortConfig(target_port=80, published_port=8080, publish_mode=PublishMode.HOST)
+        await node.give(assigned(endpoint=Endpoint(ports=[port])), is_full=True)
+        status = await node.reach(S.REJECTED)
+        assert "failed to bind host port for 0.0.0.0:8080:80/tcp: address already in use" in status.err
+        assert not node.engine.containers
+
+
 CHECK = Healthcheck(test=["CMD", "true"], interval=1_000_000_000, retries=2)
 
 
