@@ -12,6 +12,7 @@ import struct
 import subprocess
 import termios
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,8 +245,9 @@ def test_volumes_and_local_networks(engine: Served) -> None:
 def test_events_of_containers(engine: Served) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
     engine.do("run", "--rm", "--name", name, "--network", "none", IMAGE, "true")
+    until = str(int(time.time()) + 1)  # The CLI sends whole seconds.
     seen = engine.do(
-        "events", "--since", "60s", "--until", "0s", "--filter", f"container={name}", "--format", "{{.Action}}"
+        "events", "--since", "60s", "--until", until, "--filter", f"container={name}", "--format", "{{.Action}}"
     )
     assert [action for action in seen.split() if action in ("create", "start", "die")] == ["create", "start", "die"]
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from tests.api.conftest import Api
+from tests.fakes.swarm import START as NOW
 from tests.fakes.swarm import FakeNode
 
 from skep.api.server import ApiServer
@@ -255,6 +256,20 @@ async def test_events_of_the_engine_join_the_swarms(api: Api, engine: Engine) ->
     )
     async with asyncio.timeout(5):
         await engine.left.wait()
+
+
+async def test_the_engines_past(api: Api, engine: Engine) -> None:
+    now = NOW // 10**9
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.query["stream"] == "false"
+        assert int(request.query["until"]) > now + 1  # Podman is silent once its `until` has passed.
+        lines = [{"Type": "container", "Action": "start", "Actor": {"ID": "c"}, "time": now - age} for age in (20, 5)]
+        return web.Response(body=b"\n".join(msgspec.json.encode(line) for line in lines))
+
+    engine.answer = answer
+    reply = await api.ask("GET", "/events", params={"since": str(now - 60), "until": str(now - 10)})
+    assert [msgspec.json.decode(line)["time"] for line in reply.raw.splitlines()] == [now - 20]
 
 
 async def test_networks_of_the_engine_beside_overlays(api: Api, engine: Engine) -> None:

@@ -22,6 +22,7 @@ from skep.model.base import Labels, Nanoseconds, Wire
 from skep.model.errors import InvalidSpec
 
 ENGINE_PAST_S: Final = 2.0
+"""How long the engine may take to tell of the past."""
 _MOMENT = re.compile(r"(\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
 
 
@@ -29,6 +30,7 @@ async def follow(call: Call) -> web.StreamResponse:
     """GET /events: what happened since a moment, then what happens, until a moment or until the client leaves."""
     wanted = call.filters("type", "scope", "event", "label", *ACTORS)
     since, until = moment(call.text("since"), "since"), moment(call.text("until"), "until")
+    is_past = bool(until) and until <= call.backend.clock.now()
     hub = call.backend.events
     listener = hub.listen()
     engine = asyncio.create_task(_listen_to_engine(call, listener))
@@ -40,7 +42,8 @@ async def follow(call: Call) -> web.StreamResponse:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(until - call.backend.clock.now(), 0) / SECOND if until else None):
                 await _pass_on(listener, stream, wanted)
-        await asyncio.wait([engine], timeout=ENGINE_PAST_S)  # It tells of the past too, and ends at `until` itself.
+        if is_past:
+            await asyncio.wait([engine], timeout=ENGINE_PAST_S)
         while not listener.queue.empty():
             await _pass_one(listener, stream, wanted)
         await stream.write_eof()

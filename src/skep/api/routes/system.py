@@ -14,10 +14,11 @@ from aiohttp import web
 import skep
 from skep.api import documents, errors, versions
 from skep.api.authorize import ENGINE, EVERYONE, SWARM
+from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.wire import Document
 from skep.lib.timestamps import format_rfc3339
-from skep.model.errors import NotFound, SkepError
+from skep.model.errors import NotFound, NotManager, SkepError, Unavailable
 from skep.model.node import Role
 from skep.ports.runtime import EngineFacts, RuntimeFailure
 
@@ -193,6 +194,14 @@ async def _engine_part(call: Call) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
+def _control(call: Call) -> Control | None:
+    """The swarm's operations; None on a worker, and on a manager that is still starting."""
+    try:
+        return call.control
+    except (NotManager, Unavailable):
+        return None
+
+
 def _swarm(call: Call) -> Document:
     local = call.node.local_state
     section: Document = {
@@ -203,8 +212,8 @@ def _swarm(call: Call) -> Document:
         "Error": local.error,
         "RemoteManagers": [{"NodeID": each.node_id, "Addr": each.addr} for each in local.managers] or None,
     }
-    if local.has_control:
-        control = call.control
+    control = _control(call)
+    if control is not None:
         nodes = control.view.nodes
         section["Nodes"] = len(nodes)
         section["Managers"] = sum(node.role == Role.MANAGER for node in nodes.values())
@@ -214,8 +223,9 @@ def _swarm(call: Call) -> Document:
 
 def _warnings(call: Call, problems: Sequence[str]) -> Sequence[str]:
     found = [f"WARNING: {problem}" for problem in problems]
-    if call.node.local_state.has_control:
-        managers = sum(node.role == Role.MANAGER for node in call.control.view.nodes.values())
+    control = _control(call)
+    if control is not None:
+        managers = sum(node.role == Role.MANAGER for node in control.view.nodes.values())
         if managers == 2:
             found.append(
                 "WARNING: Running Swarm in a two-manager configuration. This configuration provides no fault "
