@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: demo test check soak bench setup clean help
+.PHONY: sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ soak:            ## the long rounds of the end-to-end tests: updates, drains and
 bench:           ## speed and size, as ratios measured side by side
 	@tools/setup test
 	$(PY) -m tests.bench
+
+sim:             ## the simulator: make sim SEEDS=5000 SECONDS=600
+	@tools/setup test
+	$(PY) -m skep.sim --seeds $(or $(SEEDS),1000) --seed $(or $(SEED),1) --seconds $(or $(SECONDS),60) --jobs 2
 
 setup:           ## install what is missing, then check the kernel
 	@tools/setup test

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tests.fakes.runtime import FakeEngine, FakeRuntime
 
 from skep.edge import machine
 from skep.edge.engine_service import drop_stale_aliases
@@ -20,6 +19,7 @@ from skep.edge.podman import PodmanRuntime
 from skep.edge.process import ProcessRuntime
 from skep.lab import images
 from skep.ports.runtime import Runtime
+from skep.sim.engine import FakeEngine, FakeRuntime
 
 IMAGE = "contract"
 

@@ -2,7 +2,7 @@
 
 It passes the same contract suite. `FakeEngine` is the machine: containers live on in it when a daemon dies.
 `FakeRuntime` is one daemon's connection to it. Programs are written in the few words of shell that
-`tests.fakes.shell` knows; time is the event loop's, so a loop with virtual time runs them at once.
+`skep.sim.shell` knows; time is the event loop's, so a loop with virtual time runs them at once.
 """
 
 import asyncio
@@ -10,8 +10,6 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tests.fakes.shell import Process
 
 from skep.edge.mount_sources import check_bind_sources
 from skep.edge.oci_values import signal_number
@@ -31,6 +29,7 @@ from skep.ports.runtime import (
     LogOptions,
     NoSuchContainer,
 )
+from skep.sim.shell import Process
 
 TASK_LABEL = "com.docker.swarm.task.id"
 SECOND = 1_000_000_000
@@ -79,6 +78,7 @@ class FakeEngine:
     Attributes:
         is_reachable: Set to False and every request fails until it is True again.
         start_delay_s: How long a start takes.
+        cpu_nano, memory_bytes: What the machine has.
         unhealthy: Names of containers whose exec'd commands exit with 1, whatever they are.
     """
 
@@ -89,13 +89,18 @@ class FakeEngine:
         self.containers: dict[str, FakeContainer] = {}
         self.is_reachable = True
         self.start_delay_s = 0.0
+        self.cpu_nano = 2 * SECOND
+        self.memory_bytes = 1 << 30
         self.unhealthy: set[str] = set()
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: set[asyncio.Queue[str]] = set()
+        self._listeners: dict[asyncio.Queue[str], None] = {}
 
     def number(self) -> int:
         return next(self._numbers)
+
+    def new_container_id(self) -> str:
+        return f"{self.number():064x}"
 
     def add_image(self, name: str, health: HealthTest | None = None) -> None:
         self.images[image_candidates(name)[0]] = health
@@ -144,14 +149,14 @@ class FakeEngine:
     async def exits(self) -> AsyncIterator[str]:
         """Ids as they end, each twice: the port allows it, so its users must bear it."""
         queue: asyncio.Queue[str] = asyncio.Queue()
-        self._listeners.add(queue)
+        self._listeners[queue] = None
         try:
             while True:
                 container_id = await queue.get()
                 yield container_id
                 yield container_id
         finally:
-            self._listeners.discard(queue)
+            self._listeners.pop(queue, None)
 
     async def _live(self, container: FakeContainer, process: Process) -> None:
         async for channel, line in process.run():
@@ -184,7 +189,7 @@ class FakeRuntime:
 
     async def facts(self) -> EngineFacts:
         await self._reach()
-        return EngineFacts("fake", "1", "linux", "x86_64", 2 * SECOND, 1 << 30)
+        return EngineFacts("fake", "1", "linux", "x86_64", self.engine.cpu_nano, self.engine.memory_bytes)
 
     async def ensure_image(self, image: str, *, registry_auth: str = "") -> str:
         await self._reach()
@@ -198,7 +203,7 @@ class FakeRuntime:
         name = self._image(config.image)
         check_bind_sources(config.mounts)
         signal_number(config.stop_signal or "SIGTERM")
-        container_id = f"{self.engine.number():064x}"
+        container_id = self.engine.new_container_id()
         self.engine.containers[container_id] = FakeContainer(container_id, config, self.engine.images[name])
         return container_id
 

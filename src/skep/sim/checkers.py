@@ -1,0 +1,247 @@
+"""What must hold of the stored state after every single transaction.
+
+Pure over the rows as they are committed: the checker keeps a state of its own, so that it sees each revision, whatever
+the managers have read of it, and looks only at what a transaction touched.
+"""
+
+from collections.abc import Callable, Iterable
+
+from skep.core.allocate.ledger import Claims, claims_of
+from skep.core.orchestrate import changed, modes
+from skep.core.orchestrate.restart import LASTING_RUN, back_off
+from skep.core.schedule.demand import demand_of
+from skep.lib.durations import MILLISECOND, SECOND
+from skep.model import codec
+from skep.model.base import Nanoseconds, Object
+from skep.model.lifecycle import TaskState, is_active, is_progress, is_terminal
+from skep.model.node import Availability, Node, NodeState
+from skep.model.service import Service
+from skep.model.task import Task
+from skep.ports.store import RowBatch
+from skep.store.changes import Batch, Change, Delete, Put
+from skep.store.state import State
+
+RACE: Nanoseconds = SECOND
+"""A node may have changed so shortly before a task was put on it that the decision had not seen it."""
+
+
+class StateChecker:
+    """Follows the store. Attributes: state: as of the last commit; now: the manager's clock."""
+
+    def __init__(self, fail: Callable[[str], None], now: Callable[[], Nanoseconds]) -> None:
+        self.state = State()
+        self._fail = fail
+        self._now = now
+        self._holders: dict[tuple[tuple[str, str], int], tuple[str, str]] = {}
+        self._claims: dict[tuple[str, str], Claims] = {}
+        self._node_changed_at: dict[str, Nanoseconds] = {}
+        self._n_slots: dict[str, int] = {}
+        self._fresh: list[tuple[str, str]] = []
+        self._desired_before: dict[str, TaskState] = {}
+
+    def take(self, rows: RowBatch) -> Batch:
+        """Check one transaction."""
+        changes: list[Change] = []
+        for row in rows.events:
+            if row.value is None:
+                changes.append(Delete(row.kind, row.id, 0))
+            else:
+                changes.append(Put(codec.decode(row.kind, row.value, rows.revision)))
+        batch = self.state.apply(changes, rows.revision)
+        self._desired_before = {each.id: each.old.desired_state for each in batch.events if isinstance(each.old, Task)}
+        services: dict[str, None] = {}
+        for event in batch.events:
+            self._claim(event.kind, event.id, event.new)
+            if event.kind == "task":
+                self._check_task(event.old, event.new)
+                task = event.new or event.old
+                services[task.service_id if isinstance(task, Task) else ""] = None
+            elif event.kind == "node":
+                self._check_node(event.old, event.new)
+            elif event.kind == "service":
+                services[event.id] = None
+                self._check_service(event.old, event.new)
+        for event in batch.events:
+            if event.kind == "task":
+                self._check_placed(event.old, event.new)
+        self._check_unique()
+        for service_id in services:
+            self._check_slots(service_id)
+        return batch
+
+    # --- numbers -----------------------------------------------------------------------
+
+    def _claim(self, kind: str, id: str, value: Object | None) -> None:
+        owner = (kind, id)
+        before = self._claims.pop(owner, ())
+        for claim in before:
+            if self._holders.get(claim) == owner:
+                del self._holders[claim]
+        after = claims_of(value) if value is not None else ()
+        if after:
+            self._claims[owner] = after
+            self._fresh.append(owner)
+
+    def _check_unique(self) -> None:
+        """No address, virtual IP, network number or published port has two holders."""
+        for owner in self._fresh:
+            for claim in self._claims.get(owner, ()):
+                holder = self._holders.setdefault(claim, owner)
+                if holder != owner:
+                    self._fail(f"{claim[0]} {claim[1]} is held by {holder} and by {owner}")
+        self._fresh.clear()
+
+    # --- tasks ---------------------------------------------------------------------------
+
+    def _check_task(self, old: Object | None, new: Object | None) -> None:
+        if not isinstance(new, Task):
+            return
+        if not isinstance(old, Task):
+            self._check_restart(new)
+            return
+        before, after = old.status.state, new.status.state
+        if not is_progress(before, after):
+            self._fail(f"task {new.name} went back from {before.label} to {after.label}")
+        if is_terminal(before) and after != before:
+            self._fail(f"task {new.name} had ended as {before.label} and is now {after.label}")
+        if new.desired_state < old.desired_state:
+            self._fail(f"task {new.name}'s desired state went back to {new.desired_state.label}")
+        if old.node_id and new.node_id != old.node_id:
+            self._fail(f"task {new.name} moved from node {old.node_id} to {new.node_id}")
+        is_raised = old.desired_state == TaskState.READY and new.desired_state == TaskState.RUNNING
+        if is_raised and new.not_before > self._now() + MILLISECOND:
+            self._fail(f"task {new.name} was raised before its time")
+
+    def _check_restart(self, task: Task) -> None:
+        """A task that follows a failed one waits, and longer each time."""
+        before = [each for each in self._slot(task) if each.ordinal < task.ordinal]
+        failed = max(before, key=lambda each: each.ordinal, default=None)
+        if failed is None or failed.status.state not in (TaskState.FAILED, TaskState.REJECTED):
+            return
+        node = self.state.nodes.get(failed.node_id)
+        is_sound = node is not None and node.status.state == NodeState.READY
+        if self._desired_before.get(failed.id, failed.desired_state) > TaskState.RUNNING:
+            return  # It had been told to stop.
+        if not is_sound or failed.spec_version != task.spec_version or task.rollout:
+            return
+        if node is not None and node.spec.availability != Availability.ACTIVE:
+            return
+        ran = failed.ended_at - failed.started_at if failed.started_at else 0
+        streak = 0 if ran >= LASTING_RUN else failed.restart.streak + 1
+        delay = back_off(modes.restart_delay(modes.restart_policy(failed.spec)), streak)
+        waits = max(task.not_before, task.created_at) - failed.ended_at
+        if waits < delay:
+            self._fail(
+                f"task {task.name} follows a failed one after {waits / SECOND:.1f} s instead of {delay / SECOND:.1f} s"
+            )
+
+    def _slot(self, task: Task) -> Iterable[Task]:
+        return self.state.tasks.where("slot", (task.service_id, task.slot or task.node_id))
+
+    def _check_placed(self, old: Object | None, new: Object | None) -> None:
+        """A task comes only to a node that may have it, and fits there."""
+        if not isinstance(new, Task) or new.status.state != TaskState.ASSIGNED:
+            return
+        if isinstance(old, Task) and old.status.state >= TaskState.ASSIGNED:
+            return
+        node = self.state.nodes.get(new.node_id)
+        if self._node_changed_at.get(new.node_id, -RACE) > self._now() - RACE:
+            return
+        if node is None:
+            self._fail(f"task {new.name} was put on node {new.node_id}, which is not there")
+            return
+        if node.status.state != NodeState.READY or node.spec.availability != Availability.ACTIVE:
+            state = f"{node.status.state} and {node.spec.availability}"
+            self._fail(f"task {new.name} was put on node {node.description.hostname}, which is {state}")
+        if not changed.satisfies(new.spec.placement, node):
+            self._fail(f"task {new.name} was put on node {node.description.hostname} against its constraints")
+        self._check_load(node, new)
+
+    def _check_load(self, node: Node, task: Task) -> None:
+        has = node.description.resources
+        tasks = [each for each in self.state.tasks.where("node", node.id) if is_active(each.status.state)]
+        demands = [demand_of(each) for each in tasks]
+        if sum(each.cpu_nano for each in demands) > has.nano_cpus:
+            self._fail(f"node {node.description.hostname} reserves more CPUs than it has, with task {task.name}")
+        if sum(each.memory_bytes for each in demands) > has.memory_bytes:
+            self._fail(f"node {node.description.hostname} reserves more memory than it has, with task {task.name}")
+        ports = [port for each in demands for port in each.host_ports]
+        if len(set(ports)) < len(ports):
+            self._fail(f"node {node.description.hostname} has a host-mode port twice, with task {task.name}")
+        limit = task.spec.placement.max_replicas if task.spec.placement else 0
+        same = [
+            each for each in tasks if each.service_id == task.service_id and each.desired_state <= TaskState.RUNNING
+        ]
+        if limit and len(same) > limit:
+            self._fail(f"node {node.description.hostname} has more than {limit} tasks of {task.service_name}")
+
+    # --- nodes and services ---------------------------------------------------------------
+
+    def _check_node(self, old: Object | None, new: Object | None) -> None:
+        if not isinstance(new, Node):
+            return
+        if not isinstance(old, Node) or _standing(old) != _standing(new):
+            self._node_changed_at[new.id] = self._now()
+
+    def _check_service(self, old: Object | None, new: Object | None) -> None:
+        if not isinstance(new, Service) or not isinstance(old, Service):
+            return
+        if new.spec_version < old.spec_version:
+            self._fail(f"service {new.spec.name}'s spec version went back")
+        status, was = new.update_status, old.update_status
+        is_automatic = status is not None and status.message.startswith("update rolled back due to")
+        if new.spec_version > old.spec_version and is_automatic and was is not None and was.state != "updating":
+            self._fail(f"service {new.spec.name} was rolled back out of {was.state}")
+
+    def _check_slots(self, service_id: str) -> None:
+        """No more slots than replicas come into being, and no slot has more than a task and its heir."""
+        service = self.state.services.get(service_id)
+        if service is None or modes.mode_of(service.spec) is not modes.Mode.REPLICATED:
+            return
+        slots: dict[int, list[Task]] = {}
+        for task in self.state.tasks.where("service", service_id):
+            if task.desired_state <= TaskState.COMPLETE and not is_terminal(task.status.state):
+                slots.setdefault(task.slot, []).append(task)
+        before = self._n_slots.get(service_id, 0)
+        self._n_slots[service_id] = len(slots)
+        wanted = modes.replicas(service.spec)
+        if len(slots) > wanted and len(slots) > before:
+            self._fail(f"service {service.spec.name} has {len(slots)} slots at work instead of {wanted}")
+        for slot, tasks in slots.items():
+            if len(tasks) > 2:
+                self._fail(f"slot {slot} of service {service.spec.name} has {len(tasks)} tasks at work")
+        self._check_parallelism(service, slots)
+
+    def _check_parallelism(self, service: Service, slots: dict[int, list[Task]]) -> None:
+        """An update has no more slots in the making than it may."""
+        rollout, status = service.rollout, service.update_status
+        if rollout is None or status is None or rollout.version != service.spec_version:
+            return
+        config = service.spec.rollback_config if status.state == "rollback_started" else service.spec.update_config
+        limit = config.parallelism if config is not None else 1
+        if not limit or status.state not in ("updating", "rollback_started"):
+            return
+        fresh = [
+            slot
+            for slot, tasks in slots.items()
+            if str(slot) not in rollout.failed
+            and any(task.rollout == rollout.version and task.status.state < TaskState.RUNNING for task in tasks)
+            and self._n_made(service, slot, rollout.version) == 1  # Others are restarts and moves.
+        ]
+        if len(fresh) > limit:
+            self._fail(f"the update of service {service.spec.name} has slots {fresh} in the making, {limit} at most")
+
+    def _n_made(self, service: Service, slot: int, version: int) -> int:
+        tasks = self.state.tasks.where("slot", (service.id, slot))
+        return sum(1 for task in tasks if task.rollout == version)
+
+
+def _standing(node: Node) -> tuple[object, ...]:
+    """What decides which tasks a node may have."""
+    return (
+        node.status.state,
+        node.spec.availability,
+        tuple(sorted(node.spec.labels.items())),
+        node.description.resources,
+        node.description.hostname,
+    )
