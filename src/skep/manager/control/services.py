@@ -5,6 +5,7 @@ Edge: asyncio through `Writes`. Source: swarmkit/manager/controlapi/service.go.
 
 import msgspec
 
+from skep.core.orchestrate import modes
 from skep.core.orchestrate import jobs
 from skep.manager.control.find import find_service
 from skep.manager.control.service_checks import check_kept, checked_service
@@ -96,6 +97,8 @@ def updated(old: Service, spec: ServiceSpec, spec_version: int) -> Service:
 
 
 def rolled_back(old: Service, spec: ServiceSpec, spec_version: int, now: Nanoseconds) -> Service:
-    """A service on its way back to the spec before."""
+    """A service on its way back to the spec before; a job simply begins again with it."""
+    if modes.is_job(modes.mode_of(spec)):
+        return updated(old, spec, spec_version)
     status = UpdateStatus(state="rollback_started", started_at=now, message="manually requested rollback")
     return msgspec.structs.replace(updated(old, spec, spec_version), update_status=status)
