@@ -74,6 +74,30 @@ def test_no_choice_is_made_for_the_user(
         advertise.reachable(asked, 2377)
 
 
+@pytest.mark.parametrize(
+    ("data_path_addr", "advertised", "expected"),
+    [
+        pytest.param("", "192.0.2.1", "192.0.2.1", id="what is advertised"),
+        pytest.param("eth0", "203.0.113.9", "192.0.2.1", id="an interface, behind address translation"),
+        pytest.param("", "127.0.0.1", "127.0.0.1", id="a swarm of one machine"),
+    ],
+)
+def test_overlays_use_an_address_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, data_path_addr: str, advertised: str, expected: str
+) -> None:
+    known(monkeypatch, ("eth0", "192.0.2.1"))
+    assert advertise.underlay(data_path_addr, advertised) == expected
+
+
+@pytest.mark.parametrize("data_path_addr", ["", "203.0.113.8"])
+def test_overlays_cannot_use_an_address_of_another_machine(
+    monkeypatch: pytest.MonkeyPatch, data_path_addr: str
+) -> None:
+    known(monkeypatch, ("eth0", "192.0.2.1"))
+    with pytest.raises(InvalidSpec, match=r"is not an address of this machine \(192\.0\.2\.1\)"):
+        advertise.underlay(data_path_addr, "203.0.113.9")
+
+
 def test_a_membership_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
     assert membership.load(tmp_path) is None
     membership.save(tmp_path, MEMBER)

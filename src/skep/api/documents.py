@@ -274,7 +274,9 @@ def _ipam(value: IPAMConfig) -> Document:
 
 def _driver_options(value: Network) -> Mapping[str, str]:
     vni = {"com.docker.network.driver.overlay.vxlanid_list": str(value.vni)} if value.vni else {}
-    return {**vni, **value.spec.options}
+    # Why it has no addresses: Docker has no field for that, and its CLI shows all options.
+    reason = {"skep.reason": value.reason} if value.reason else {}
+    return {**vni, **reason, **value.spec.options}
 
 
 def network_containers(value: Network, node_id: str, view: View) -> Document:

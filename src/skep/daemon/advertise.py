@@ -3,6 +3,8 @@
 Edge: asks the kernel for its addresses.
 """
 
+import ipaddress
+
 from skep.daemon.config import CONTROL_PORT, is_address, split_address
 from skep.edge import addresses
 from skep.model.errors import InvalidSpec
@@ -37,8 +39,19 @@ def reachable(text: str, default_port: int) -> tuple[str, int]:
 
 
 def underlay(data_path_addr: str, advertised: str) -> str:
-    """The address for VXLAN: the one that is advertised unless another is asked for."""
-    return reachable(data_path_addr, CONTROL_PORT)[0] if data_path_addr else advertised
+    """The address for VXLAN: the one that is advertised unless another is asked for.
+
+    Raises:
+        InvalidSpec: It is not this machine's, so no packet could be sent from it.
+    """
+    host = reachable(data_path_addr, CONTROL_PORT)[0] if data_path_addr else advertised
+    known = [found.address for found in addresses.list_addresses()]
+    if host not in known and not ipaddress.ip_address(host).is_loopback:
+        raise InvalidSpec(
+            f"{host} is not an address of this machine ({', '.join(known) or 'it has none'}), so overlay networks "
+            "cannot use it; advertise one that is, or name one with --data-path-addr"
+        )
+    return host
 
 
 def listening(text: str) -> str:

@@ -23,6 +23,7 @@ from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
 from skep.edge.instance import engine_id
+from skep.edge.keyfile import KeyFileError
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
 from skep.manager.control.cluster import Founding, first_objects
@@ -32,6 +33,7 @@ from skep.model.identity import Credentials, Identity, JoinToken, new_token
 from skep.model.identity import JoinRequest as CertificateRequest
 from skep.model.node import Availability, Role
 from skep.model.session import ManagerAddress
+from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import EngineFacts, Runtime
 from skep.ports.transport import Declined, TransportError
 
@@ -295,10 +297,17 @@ class Node:
         raise Unavailable("; ".join(failures))
 
     async def _settle(self, member: Membership, credentials: Credentials) -> None:
-        """Keep what was got, the membership last, and take part."""
+        """Keep what was got, the membership last, and take part.
+
+        Raises:
+            Unavailable: The control port is taken, or the kernel lacks something; the sentence says what.
+        """
         keyfile.save_credentials(self._config.swarm_dir, credentials)
         memberships.save(self._config.swarm_dir, member)
-        await self._enter(member, credentials)
+        try:
+            await self._enter(member, credentials)
+        except (DataPlaneFailure, KeyFileError, TransportError) as failure:
+            raise Unavailable(f"this node cannot take part in a swarm: {failure}") from failure
 
     async def _wait_welcome(self) -> None:
         worker = self._worker
