@@ -19,8 +19,9 @@ from skep.edge import netlink
 from skep.edge.namespaces import entered
 from skep.edge.netlink import Request, attributes
 
-OUTPUT_STATELESS: Final = 1 << 1
+OUTPUT_STATELESS: Final = 1 << 2
 OUTPUT_JSON: Final = 1 << 4
+OUTPUT_NUMERIC: Final = 0b1111 << 7
 
 SUBSYSTEM: Final = 10 << 8
 NFT_MSG_NEWGEN: Final = SUBSYSTEM | 15
@@ -79,7 +80,7 @@ class LibrarySession:
 
     def read_table(self) -> list[dict[str, Any]]:
         try:
-            output = self._run(f"list table ip {naming.TABLE}", OUTPUT_JSON | OUTPUT_STATELESS)
+            output = self._run(f"list table ip {naming.TABLE}", OUTPUT_JSON | OUTPUT_STATELESS | OUTPUT_NUMERIC)
         except NftRefused as refused:
             if "No such file" in str(refused):
                 return []
@@ -113,7 +114,7 @@ class ProgramSession:
 
     def read_table(self) -> list[dict[str, Any]]:
         try:
-            output = self._run(["nft", "--json", "--stateless", "list", "table", "ip", naming.TABLE], "")
+            output = self._run(["nft", "--json", "--stateless", "--numeric", "list", "table", "ip", naming.TABLE], "")
         except NftRefused as refused:
             if "No such file" in str(refused):
                 return []
