@@ -13,14 +13,14 @@ from tests.identities import CLUSTER_ID, Authorities
 from tests.sessions import SOON_S, FakeDesk, FakeDispatch, FakeHandler, QuickClock, SystemDice, until
 
 from skep.agent.managers import AddressBook
-from skep.agent.session import AgentSession, SessionPorts
+from skep.agent.session import LONGEST_PAUSE, SILENT_PAUSE, AgentSession, SessionPorts
 from skep.edge.loopback import Switchboard
 from skep.manager.gate import Gate
 from skep.manager.join import Admission
 from skep.manager.sessions import Sessions
 from skep.model.assignment import Delta
 from skep.model.errors import NotFound, Unavailable
-from skep.model.identity import Identity, Newcomer
+from skep.model.identity import Identity, Issued, Newcomer
 from skep.model.lifecycle import TaskState
 from skep.model.node import ManagerStatus, Node, Role
 from skep.model.session import (
@@ -33,6 +33,7 @@ from skep.model.session import (
     TaskReport,
 )
 from skep.model.task import TaskStatus
+from skep.ports.transport import Channel, Unreachable
 from skep.store.changes import Batch, Put
 from skep.store.state import State
 
@@ -345,3 +346,55 @@ def test_the_last_good_manager_comes_first_and_the_others_by_the_dice() -> None:
     book.learn([])
     book.learn(["d"])
     assert book.order(Fixed(0.5)) == ["b", "d"]
+
+
+@dataclass
+class Void:
+    """A network in which no manager is reached."""
+
+    is_silent: bool
+    dialled: int = 0
+
+    async def dial(self, addr: str, credentials: object) -> Channel:
+        self.dialled += 1
+        raise Unreachable("nobody is there", is_silent=self.is_silent)
+
+    async def root(self, addr: str) -> str:
+        raise Unreachable("nobody is there")
+
+    async def join(self, addr: str, root_pem: str, request: object) -> Issued:
+        raise Unreachable("nobody is there")
+
+    async def renew(self, addr: str, credentials: object, request: object) -> Issued:
+        raise Unreachable("nobody is there")
+
+
+class NotedPauses(QuickClock):
+    """Notes the session's pauses and lets none of them last; what is longer waits for the certificate's renewal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[int] = []
+
+    async def sleep(self, duration: int) -> None:
+        if duration <= LONGEST_PAUSE:
+            self.pauses.append(duration)
+            await asyncio.sleep(0)
+        else:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("is_silent", "longest"), [(True, SILENT_PAUSE), (False, LONGEST_PAUSE)])
+async def test_a_network_that_is_cut_is_tried_often_and_a_manager_that_refuses_ever_more_seldom(
+    is_silent: bool, longest: int
+) -> None:
+    authorities, clock, void = Authorities(), NotedPauses(), Void(is_silent)
+    known = [ManagerAddress(node_id="m1", addr="m1:2377")]
+    ports = SessionPorts(void, clock, SystemDice())
+    session = AgentSession(authorities.node("n1"), known, FakeHandler(), ports)
+    running = asyncio.ensure_future(session.run())
+    await until(lambda: void.dialled > 20)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert longest / 2 <= max(clock.pauses) <= longest

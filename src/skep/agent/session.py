@@ -22,7 +22,7 @@ from skep.model.errors import Unauthenticated
 from skep.model.identity import RenewRequest
 from skep.model.session import ManagerAddress
 from skep.ports.clock import Clock, Dice
-from skep.ports.transport import Channel, ChannelClosed, ControlPort, TransportError
+from skep.ports.transport import Channel, ChannelClosed, ControlPort, TransportError, Unreachable
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,8 @@ SECOND: Final = 1_000_000_000
 FIRST_PAUSE: Final = SECOND // 10
 LONGEST_PAUSE: Final = 4 * SECOND
 """Longer would let a manager that was restarted declare nodes down before they are back."""
+SILENT_PAUSE: Final = SECOND // 2
+"""The longest while no manager says anything at all: after a cut the node is back in balancing within 2 s."""
 STEADY: Final = 5 * SECOND
 """A session that lasted so long was a good one: the pauses begin small again."""
 LONGEST_NAP: Final = 3600 * SECOND
@@ -61,6 +63,7 @@ class AgentSession:
         self._book = AddressBook([manager.addr for manager in managers])
         self._pauses = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self._connected = asyncio.Event()
+        self._is_answered = False
         self.manager_addr = ""
 
     @property
@@ -86,6 +89,7 @@ class AgentSession:
 
     async def _stay_connected(self) -> None:
         while True:
+            self._is_answered = False
             for address in self._book.order(self._ports.dice):
                 if await self._visit(address):
                     break  # It was good: begin with it again.
@@ -101,7 +105,9 @@ class AgentSession:
             channel = await self._ports.control.dial(address, self._identity.credentials)
         except TransportError as error:
             log.info("no session with a manager", manager=address, reason=str(error))
+            self._is_answered |= not (isinstance(error, Unreachable) and error.is_silent)
             return False
+        self._is_answered = True
         began = self._ports.clock.now()
         try:
             await self._converse(address, channel)
@@ -118,7 +124,11 @@ class AgentSession:
 
     async def _pause(self) -> None:
         share = 0.5 + 0.5 * self._ports.dice.fraction()
-        await self._ports.clock.sleep(int(self._pauses.next() * share))
+        length = self._pauses.next()
+        if not self._is_answered:
+            self._pauses.reset()
+            length = SILENT_PAUSE
+        await self._ports.clock.sleep(int(length * share))
 
     # --- one session -------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Edge: aiohttp's client. Every call ends within a few seconds; every failure is a
 
 import asyncio.sslproto
 import contextlib
+import errno
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -27,6 +28,9 @@ from skep.ports.transport import (
 )
 
 ANSWER_S: Final = 5.0
+CONNECT_S: Final = 1.25
+"""For a session: the kernel asks again after a second, then only after two more; a new attempt is sooner."""
+SILENT: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)
 MAX_ANSWER_BYTES: Final = 262_144
 
 # asyncio allocates this much for every TLS connection it opens: 306 KiB a session as shipped, 83 KiB so.
@@ -52,7 +56,8 @@ class HttpControlPort:
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
         async with contextlib.AsyncExitStack() as unless_done:
-            session = await unless_done.enter_async_context(aiohttp.ClientSession())
+            patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+            session = await unless_done.enter_async_context(aiohttp.ClientSession(timeout=patience))
             async with _translated(addr), asyncio.timeout(self._answer_s):
                 socket = await session.ws_connect(
                     f"https://{addr}/session",
@@ -123,12 +128,15 @@ async def _translated(addr: str) -> AsyncIterator[None]:
         raise Untrusted(f"{addr} does not speak TLS as a manager does; check the address and the port") from error
     except TimeoutError as error:
         raise Unreachable(
-            f"the manager at {addr} did not answer in time; check the address and that nothing filters its port"
+            f"the manager at {addr} did not answer in time; check the address and that nothing filters its port",
+            is_silent=True,
         ) from error
     except aiohttp.ClientConnectorError as error:
         number = error.os_error.errno
         cause = os.strerror(number) if number and number > 0 else str(error.os_error)
-        raise Unreachable(f"the manager at {addr} cannot be reached: {cause}; check the address and port") from error
+        raise Unreachable(
+            f"the manager at {addr} cannot be reached: {cause}; check the address and port", is_silent=number in SILENT
+        ) from error
     except (aiohttp.InvalidURL, ValueError) as error:
         raise Unreachable(f'"{addr}" is no address; write host:port') from error
     except (aiohttp.ClientError, OSError) as error:

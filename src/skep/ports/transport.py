@@ -17,7 +17,15 @@ class TransportError(Exception):
 
 
 class Unreachable(TransportError):
-    """Nobody answers at that address, or not in time: try another, or again."""
+    """Nobody answers at that address, or not in time: try another, or again.
+
+    Attributes:
+        is_silent: Nothing came back at all, as when the network is cut; nobody is there to be flooded by asking often.
+    """
+
+    def __init__(self, reason: str, *, is_silent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_silent = is_silent
 
 
 class Untrusted(TransportError):
