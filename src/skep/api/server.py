@@ -76,7 +76,7 @@ class ApiServer:
             listener.bind(str(path))
         except OSError as error:
             listener.close()
-            raise SocketTaken(f"cannot listen on {path}: {error.strerror}") from error
+            raise SocketTaken(f"cannot listen on {path}: {error.strerror or error}") from error
         finally:
             os.umask(mask)
         os.chown(path, -1, gid)

@@ -6,6 +6,7 @@ Edge: the process.
 import asyncio
 import signal
 import socket
+from pathlib import Path
 
 import structlog
 
@@ -25,7 +26,14 @@ from skep.ports.transport import ListenFailed
 
 log = structlog.get_logger("skepd")
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class NoDirectory(Exception):
+    """A directory the daemon needs cannot be made; the text says which and why."""
+
+
 REFUSALS = (
+    NoDirectory,
     InstanceRunning,
     MembershipDamaged,
     SocketTaken,
@@ -55,9 +63,9 @@ async def run(config: DaemonConfig) -> int:
         ],
     )
     try:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        config.socket.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _make_directory(config.data_dir, 0o700)
+        _make_directory(config.run_dir, 0o711)
+        _make_directory(config.socket.parent, 0o711)
         raise_file_limit()
         with InstanceLock(config.data_dir):
             await _serve(config)
@@ -65,6 +73,13 @@ async def run(config: DaemonConfig) -> int:
         log.error("skepd cannot run", reason=str(refusal))
         return 1
     return 0
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoDirectory(f"{path} cannot be used as a directory: {error.strerror}; choose another") from error
 
 
 async def _serve(config: DaemonConfig) -> None:
