@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "network": ("skep.cli.commands.network:network", "Manage networks."),
     "node": ("skep.cli.commands.node:node", "Manage the nodes of a swarm."),
     "service": ("skep.cli.commands.service:service", "Manage services."),
+    "stack": ("skep.cli.commands.stack:stack", "Manage applications described by Compose files."),
     "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),
     "version": ("skep.cli.commands.system:version", "Show the versions of client and daemon."),
 }

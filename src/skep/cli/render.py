@@ -18,6 +18,11 @@ def plain(text: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
+def plain_lines(text: str) -> str:
+    """`plain` for a text whose line ends are our own."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align columns as Docker's tabwriter does: three spaces between, columns at least ten wide, the last one free."""
     if not rows:

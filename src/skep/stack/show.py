@@ -16,7 +16,7 @@ SIGNS: Final = {"create": "+", "update": "~", "remove": "-"}
 
 
 def as_yaml(node: Node) -> str:
-    """A tree as YAML that every reader of YAML reads alike: what 1.1 would take for something else is quoted."""
+    """A tree as YAML that reads back as the same: dollars are doubled, what YAML 1.1 would misread is quoted."""
     return yaml.safe_dump(_plain(node), sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
 
 
@@ -33,7 +33,7 @@ def _plain(node: Node) -> Any:
         case Scalar(kind=Kind.INTEGER) if len(node.text) < 19 and str(_decimal(node.text)) == node.text:
             return _decimal(node.text)
         case Scalar():
-            return node.text
+            return node.text.replace("$", "$$")
 
 
 def _decimal(text: str) -> int | None:
@@ -54,7 +54,8 @@ def _summary(step: Step) -> str:
         return ""
     mode = step.body["Mode"]
     count = (mode.get("Replicated") or {}).get("Replicas")
-    return f" ({step.body['TaskTemplate']['ContainerSpec']['Image']}" + (f", {count} replicas)" if count else ")")
+    replicas = f", {count} replica{'s' if count != 1 else ''}" if count else ""
+    return f" ({step.body['TaskTemplate']['ContainerSpec']['Image']}{replicas})"
 
 
 def difference_line(difference: Difference) -> str:

@@ -5,7 +5,7 @@ Edge: the terminal.
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -99,10 +99,13 @@ def create(
 @refusals
 def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -> None:
     """List the services."""
-    found = Engine(host).list("/services", parse_filters(filters), status=True)
-    found.sort(key=lambda s: s["Spec"]["Name"])
-    rows = [_row(s) for s in found]
-    click.echo("\n".join(row["ID"] for row in rows) if quiet else render.listing(rows, COLUMNS, template))
+    click.echo(listing(Engine(host).list("/services", parse_filters(filters), status=True), template, is_quiet=quiet))
+
+
+def listing(found: Sequence[Json], template: str, *, is_quiet: bool) -> str:
+    """The table of services that `service ls` and `stack services` print."""
+    rows = [_row(service) for service in sorted(found, key=lambda s: str(s["Spec"]["Name"]))]
+    return "\n".join(row["ID"] for row in rows) if is_quiet else render.listing(rows, COLUMNS, template)
 
 
 def _row(found: Json) -> Json:
