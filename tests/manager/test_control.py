@@ -149,8 +149,14 @@ async def test_a_created_service_has_what_was_left_to_the_swarm() -> None:
         assert service.spec_version > 0
 
 
+async def test_a_service_without_a_name_gets_one() -> None:
+    async with a_control() as control:
+        names = {(await control.create_service(a_spec(""))).spec.name for _ in range(20)}
+        assert len(names) == 20
+        assert all("_" in name for name in names)
+
+
 WRONG_SPECS = [
-    pytest.param(a_spec(""), InvalidSpec, "meta: name must be provided", id="no name"),
     pytest.param(a_spec("a b"), InvalidSpec, "name must be valid as a DNS name component", id="name"),
     pytest.param(a_spec("-a"), InvalidSpec, "name must be valid as a DNS name component", id="name's start"),
     pytest.param(a_spec("a" * 64), InvalidSpec, "name must be 63 characters or fewer", id="long name"),

@@ -7,6 +7,7 @@ import msgspec
 
 from skep.core.orchestrate import modes
 from skep.core.orchestrate import jobs
+from skep.lib.names import random_name
 from skep.manager.control.find import find_service
 from skep.manager.control.service_checks import check_kept, checked_service
 from skep.manager.control.writes import Writes
@@ -24,8 +25,10 @@ class Services:
         self._writes = writes
 
     async def create(self, spec: ServiceSpec) -> Service:
-        """Store a new service; the leader does the rest."""
+        """Store a new service, named by chance if its user did not; the leader does the rest."""
         id = self._writes.new_id()
+        if not spec.name:
+            spec = msgspec.structs.replace(spec, name=self._free_name())
         now = self._writes.clock.now()
 
         def operation(view: View) -> list[Put]:
@@ -71,6 +74,12 @@ class Services:
         await self._writes.transact(
             lambda view: [Put(msgspec.structs.replace(find_service(view, service.id), removing=True))]
         )
+
+    def _free_name(self) -> str:
+        name = random_name(self._writes.random_bytes)
+        while any(self._writes.view.services.where("name", name)):
+            name = f"{random_name(self._writes.random_bytes)}-{self._writes.new_id()[:6]}"
+        return name
 
     def _stored(self, id: str) -> Service:
         service = self._writes.view.services.get(id)
