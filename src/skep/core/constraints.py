@@ -9,8 +9,9 @@ import enum
 import functools
 import ipaddress
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from skep.model.errors import InvalidSpec
 from skep.model.node import Node
@@ -28,11 +29,20 @@ class Operator(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One condition on a node. Attributes: key, value: as written, without surrounding blanks."""
+    """One condition on a node.
+
+    Attributes:
+        key, value: As written, without surrounding blanks.
+        holds: The condition as a function, made once: the scheduler asks it of every node for every service.
+    """
 
     key: str
     operator: Operator
     value: str
+    holds: Callable[[Node], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", _condition(self.key, self.operator, self.value))
 
     def __str__(self) -> str:
         return f"{self.key} {self.operator} {self.value}"
@@ -71,49 +81,54 @@ def matches(constraint: Constraint, node: Node) -> bool:
 
     Source: swarmkit/manager/constraint/constraint.go, NodeMatches.
     """
-    if constraint.key.lower() == "node.ip":
-        return _matches_address(constraint, node.status.addr)
-    actual = _actual(constraint.key, node)
-    if actual is None:
-        return False
-    return (actual.casefold() == constraint.value.casefold()) == (constraint.operator is Operator.EQUAL)
+    return constraint.holds(node)
 
 
 def matches_all(constraints: Iterable[Constraint], node: Node) -> bool:
     """Whether a node satisfies every constraint; True when there are none."""
-    return all(matches(constraint, node) for constraint in constraints)
+    for constraint in constraints:  # noqa: SIM110  # all() with a generator costs half of the whole check
+        if not constraint.holds(node):
+            return False
+    return True
 
 
-def _actual(key: str, node: Node) -> str | None:
-    """What a node has under a key; "" for a label it does not carry, None for a key that does not exist."""
+def _condition(key: str, operator: Operator, value: str) -> Callable[[Node], bool]:
+    is_equal = operator is Operator.EQUAL
+    if key.lower() == "node.ip":
+        return lambda node: _is_within(value, node.status.addr) is is_equal
+    read = _reader(key)
+    wanted = value.casefold()
+    return lambda node: (actual := read(node)) is not None and (actual.casefold() == wanted) is is_equal
+
+
+def _reader(key: str) -> Callable[[Node], str | None]:
+    """How to learn what a node has under a key: "" for a label it lacks, None for a key that does not exist."""
     folded = key.lower()
     if folded.startswith(NODE_LABEL):
-        return node.spec.labels.get(key[len(NODE_LABEL) :], "")
+        label = key[len(NODE_LABEL) :]
+        return lambda node: node.spec.labels.get(label, "")
     if folded.startswith(ENGINE_LABEL):
-        return (node.description.engine.labels or {}).get(key[len(ENGINE_LABEL) :], "")
-    match folded:
-        case "node.id":
-            return node.id
-        case "node.hostname":
-            return node.description.hostname
-        case "node.role":
-            return node.role.value
-        case "node.platform.os":
-            return node.description.platform.os
-        case "node.platform.arch":
-            return node.description.platform.architecture
-        case _:
-            return None
+        label = key[len(ENGINE_LABEL) :]
+        return lambda node: (node.description.engine.labels or {}).get(label, "")
+    return READERS.get(folded, lambda node: None)
 
 
-def _matches_address(constraint: Constraint, text: str) -> bool:
-    """Compare a node's address with an address or a subnet; what is neither matches no node."""
+READERS: Final[Mapping[str, Callable[[Node], str]]] = {
+    "node.id": lambda node: node.id,
+    "node.hostname": lambda node: node.description.hostname,
+    "node.role": lambda node: node.role.value,
+    "node.platform.os": lambda node: node.description.platform.os,
+    "node.platform.arch": lambda node: node.description.platform.architecture,
+}
+
+
+def _is_within(wanted: str, text: str) -> bool | None:
+    """Whether an address is an address or in a subnet; None if `wanted` is neither, which matches no node."""
     try:
-        wanted = ipaddress.ip_network(constraint.value, strict=False)
+        subnet = ipaddress.ip_network(wanted, strict=False)
     except ValueError:
-        return False
+        return None
     try:
-        is_within = ipaddress.ip_address(text) in wanted
+        return ipaddress.ip_address(text) in subnet
     except ValueError:
-        is_within = False  # A node that has not said its address is in no subnet.
-    return is_within == (constraint.operator is Operator.EQUAL)
+        return False  # A node that has not said its address is in no subnet.
