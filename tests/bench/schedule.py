@@ -43,19 +43,20 @@ class Load:
     n_nodes: int
     n_services: int
     target: float
+    n_runs: int = 3
 
     @property
     def name(self) -> str:
         return f"place {self.n_tasks} tasks of {self.n_services} services on {self.n_nodes} nodes"
 
 
-LOADS = (Load(10_000, 1000, 1, 20_000), Load(10_000, 1000, 100, 20_000), Load(100_000, 5000, 10, 10_000))
+LOADS = (Load(10_000, 1000, 1, 20_000), Load(10_000, 1000, 100, 20_000), Load(100_000, 5000, 10, 10_000, 2))
 
 
 def measure(*, quick: bool) -> Sequence[Figure]:
     """Rates of placing with constraints and a spread preference, then whether a change's cost is flat."""
     figures = [
-        Figure(load.name, "/s", [_place(load) for _ in range(1 if quick else 3)], Bound.AT_LEAST, load.target)
+        Figure(load.name, "/s", [_place(load) for _ in range(1 if quick else load.n_runs)], Bound.AT_LEAST, load.target)
         for load in (LOADS[:2] if quick else LOADS)
     ]
     return [*figures, _flatness(1 if quick else 3)]
