@@ -70,7 +70,7 @@ def test_create_puts_each_option_in_its_place() -> None:
 
 
 def test_replicas_of_a_global_service_are_refused() -> None:
-    with pytest.raises(parse.BadNotation, match="replicated mode"):
+    with pytest.raises(parse.BadNotation, match="replicated or replicated-job mode"):
         service_spec.new_spec("nginx", (), options(mode="global", replicas=2))
 
 
@@ -99,3 +99,37 @@ def test_daemon_that_is_not_there_is_named_in_one_line(tmp_path: Any) -> None:
     assert result.exit_code == 1
     assert f"Cannot connect to the daemon at {socket}" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"mode": "replicated"}, {"Replicated": {"Replicas": 1}}),
+        ({"mode": "replicated", "replicas": 4}, {"Replicated": {"Replicas": 4}}),
+        ({"mode": "global"}, {"Global": {}}),
+        ({"mode": "global-job"}, {"GlobalJob": {}}),
+        ({"mode": "replicated-job"}, {"ReplicatedJob": {"TotalCompletions": 1, "MaxConcurrent": 1}}),
+        (
+            {"mode": "replicated-job", "replicas": 5, "max_concurrent": 2},
+            {"ReplicatedJob": {"TotalCompletions": 5, "MaxConcurrent": 2}},
+        ),
+        (
+            {"mode": "replicated-job", "replicas": 5},
+            {"ReplicatedJob": {"TotalCompletions": 5, "MaxConcurrent": 5}},
+        ),
+    ],
+    ids=str,
+)
+def test_modes(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert service_spec.new_spec("nginx", (), options(**given))["Mode"] == expected
+
+
+@pytest.mark.parametrize("given", [{"mode": "global", "replicas": 2}, {"mode": "replicated", "max_concurrent": 2}])
+def test_sizes_that_mean_nothing_in_a_mode_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(parse.BadNotation, match="can only be used with"):
+        service_spec.new_spec("nginx", (), options(**given))
+
+
+def test_rollback_settings_have_their_own_place() -> None:
+    spec = service_spec.new_spec("nginx", (), options(rollback_parallelism=0, rollback_order="start-first"))
+    assert spec["RollbackConfig"] == {"Parallelism": 0, "Order": "start-first"}

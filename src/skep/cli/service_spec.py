@@ -15,6 +15,13 @@ from skep.cli.options import CPU_NANO, DURATION, MEMORY_BYTES, parse_labels
 Json = dict[str, Any]
 Options = Mapping[str, Any]
 
+MODES = {
+    "replicated": "Replicated",
+    "global": "Global",
+    "replicated-job": "ReplicatedJob",
+    "global-job": "GlobalJob",
+}
+
 SHARED = (
     click.option("--replicas", type=int, help="Number of tasks."),
     click.option("-l", "--label", multiple=True, help="Service label."),
@@ -45,6 +52,13 @@ SHARED = (
     click.option("--update-order", type=click.Choice(["stop-first", "start-first"])),
     click.option("--update-failure-action", type=click.Choice(["pause", "continue", "rollback"])),
     click.option("--update-max-failure-ratio", type=float),
+    click.option("--rollback-parallelism", type=int),
+    click.option("--rollback-delay", type=DURATION),
+    click.option("--rollback-monitor", type=DURATION),
+    click.option("--rollback-order", type=click.Choice(["stop-first", "start-first"])),
+    click.option("--rollback-failure-action", type=click.Choice(["pause", "continue"])),
+    click.option("--rollback-max-failure-ratio", type=float),
+    click.option("--max-concurrent", type=int, help="Of a replicated job: how many tasks at once."),
     click.option("--health-cmd"),
     click.option("--health-interval", type=DURATION),
     click.option("--health-timeout", type=DURATION),
@@ -79,6 +93,12 @@ SCALARS: Mapping[str, tuple[str, ...]] = {
     "update_order": ("UpdateConfig", "Order"),
     "update_failure_action": ("UpdateConfig", "FailureAction"),
     "update_max_failure_ratio": ("UpdateConfig", "MaxFailureRatio"),
+    "rollback_parallelism": ("RollbackConfig", "Parallelism"),
+    "rollback_delay": ("RollbackConfig", "Delay"),
+    "rollback_monitor": ("RollbackConfig", "Monitor"),
+    "rollback_order": ("RollbackConfig", "Order"),
+    "rollback_failure_action": ("RollbackConfig", "FailureAction"),
+    "rollback_max_failure_ratio": ("RollbackConfig", "MaxFailureRatio"),
     "health_interval": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Interval"),
     "health_timeout": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Timeout"),
     "health_retries": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Retries"),
@@ -117,10 +137,22 @@ def apply_shared(spec: Json, options: Options) -> None:
         place(spec, ("TaskTemplate", "ContainerSpec", "Healthcheck", "Test"), ["CMD-SHELL", options["health_cmd"]])
     if options.get("no_healthcheck"):
         place(spec, ("TaskTemplate", "ContainerSpec", "Healthcheck"), {"Test": ["NONE"]})
-    if options.get("replicas") is not None:
-        if "Replicated" not in spec["Mode"]:
-            raise parse.BadNotation("replicas can only be used with replicated mode")
-        spec["Mode"]["Replicated"] = {"Replicas": options["replicas"]}
+    apply_size(spec["Mode"], options.get("replicas"), options.get("max_concurrent"))
+
+
+def apply_size(mode: Json, replicas: int | None, max_concurrent: int | None) -> None:
+    """A replicated job's replicas are how often it is to complete; as many run at once as is not said otherwise."""
+    job = mode.get("ReplicatedJob")
+    if replicas is not None and "Replicated" not in mode and job is None:
+        raise parse.BadNotation("replicas can only be used with replicated or replicated-job mode")
+    if max_concurrent is not None and job is None:
+        raise parse.BadNotation("max-concurrent can only be used with replicated-job mode")
+    if job is not None:
+        total = job.get("TotalCompletions", 1) if replicas is None else replicas
+        at_once = job.get("MaxConcurrent", total) if max_concurrent is None else max_concurrent
+        mode["ReplicatedJob"] = {"TotalCompletions": total, "MaxConcurrent": at_once}
+    elif replicas is not None:
+        mode["Replicated"] = {"Replicas": replicas}
 
 
 def new_spec(image: str, arguments: tuple[str, ...], options: Options) -> Json:
@@ -144,13 +176,12 @@ def new_spec(image: str, arguments: tuple[str, ...], options: Options) -> Json:
             "Preferences": _preferences(options["placement_pref"]),
         },
     }
-    mode: Json = {"Replicated": {"Replicas": 1}} if options["mode"] == "replicated" else {"Global": {}}
     ports = [port for text in options["publish"] for port in parse.parse_ports(text)]
     spec: Json = {
         "Name": options["name"] or "",
         "Labels": parse_labels(options["label"]),
         "TaskTemplate": task,
-        "Mode": mode,
+        "Mode": {MODES[options["mode"]]: {"Replicas": 1} if options["mode"] == "replicated" else {}},
         "EndpointSpec": {"Mode": "vip", "Ports": ports},
     }
     apply_shared(spec, options)

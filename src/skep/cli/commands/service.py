@@ -62,7 +62,7 @@ def _finish(engine: Engine, service_id: str, *, is_detached: bool, is_quiet: boo
 @click.argument("arguments", nargs=-1, metavar="[COMMAND] [ARG...]")
 @_options(
     click.option("--name", help="Made up if not given."),
-    click.option("--mode", type=click.Choice(["replicated", "global"]), default="replicated"),
+    click.option("--mode", type=click.Choice(list(service_spec.MODES)), default="replicated"),
     click.option("--network", multiple=True, help="NAME or name=NAME,alias=ALIAS; may be repeated."),
     click.option("-p", "--publish", multiple=True, help="8080:80 or published=8080,target=80,mode=host."),
     click.option("-e", "--env", multiple=True),
@@ -112,13 +112,17 @@ def _row(found: Json) -> Json:
     spec, status = found["Spec"], found.get("ServiceStatus") or {}
     mode = next(iter(spec["Mode"]))
     maximum = (spec["TaskTemplate"].get("Placement") or {}).get("MaxReplicas")
+    total = spec["Mode"].get("ReplicatedJob", {}).get("TotalCompletions")
+    if mode == "GlobalJob":
+        total = status.get("DesiredTasks", 0) + status.get("CompletedTasks", 0)
     ports = (found.get("Endpoint") or {}).get("Ports") or []
     return {
         "ID": found["ID"][:SHORT_ID],
         "Name": spec["Name"],
         "Mode": {"ReplicatedJob": "replicated job", "GlobalJob": "global job"}.get(mode, mode.lower()),
         "Replicas": f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
-        + (f" (max {maximum} per node)" if maximum else ""),
+        + (f" (max {maximum} per node)" if maximum else "")
+        + (f" ({status.get('CompletedTasks', 0)}/{total} completed)" if total is not None else ""),
         "Image": spec["TaskTemplate"]["ContainerSpec"]["Image"].partition("@")[0],
         "Ports": ", ".join(
             f"*:{port['PublishedPort']}->{port['TargetPort']}/{port['Protocol']}"
@@ -206,6 +210,21 @@ def _update(engine: Engine, found: Json, spec: Json, *, rollback: bool = False) 
 
 
 @service.command()
+@click.argument("reference", metavar="SERVICE")
+@detach_option
+@quiet_option
+@click.pass_obj
+@refusals
+def rollback(host: str | None, reference: str, detach: bool, quiet: bool) -> None:
+    """Go back to the spec before this one, and wait until that has converged."""
+    engine = Engine(host)
+    found: Json = engine.get(f"/services/{quote(reference)}")
+    _update(engine, found, found["Spec"], rollback=True)
+    click.echo(reference)
+    _finish(engine, found["ID"], is_detached=detach, is_quiet=quiet)
+
+
+@service.command()
 @click.argument("scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...")
 @detach_option
 @click.pass_obj
@@ -220,9 +239,10 @@ def scale(host: str | None, scales: tuple[str, ...], detach: bool) -> None:
             raise click.UsageError(f'invalid scale specifier "{text}": write SERVICE=REPLICAS')
         found: Json = engine.get(f"/services/{quote(reference)}")
         spec = found["Spec"]
-        if "Replicated" not in spec["Mode"]:
-            raise click.ClickException(f"{reference}: scale can only be used with replicated mode")
-        spec["Mode"]["Replicated"] = {"Replicas": int(number)}
+        try:
+            service_spec.apply_size(spec["Mode"], int(number), None)
+        except parse.BadNotation as error:
+            raise click.ClickException(f"{reference}: scale can only be used with replicated or job mode") from error
         _update(engine, found, spec)
         click.echo(f"{reference} scaled to {number}")
         scaled.append(found["ID"])
