@@ -5,7 +5,7 @@ from skep.manager.control.checks import check_name
 
 
 def test_names_come_from_the_dice() -> None:
-    assert random_name(lambda n: bytes(n)) == "amber_aristotle"
+    assert random_name(bytes) == "amber_aristotle"
     assert random_name(lambda n: bytes([65, 48][:n])) == "brave_aristotle"
 
 
