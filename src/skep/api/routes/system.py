@@ -123,7 +123,10 @@ async def info(call: Call) -> web.StreamResponse:
         "IPv4Forwarding": True,
         "Debug": False,
         "NFd": 0,
-        "OomKillDisable": False,
+        # Older clients warn of these three when they are missing: what they are about, Skep does without them.
+        "OomKillDisable": True,
+        "BridgeNfIptables": True,
+        "BridgeNfIp6tables": True,
         "NGoroutines": len(asyncio.all_tasks()),
         "LoggingDriver": "json-file",
         "CgroupDriver": "cgroupfs",
