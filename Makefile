@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: sim demo test check soak bench setup clean help
+.PHONY: test-docker-py sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ check:           ## style, types and layers
 soak:            ## the long rounds of the end-to-end tests: updates, drains and faults under full load
 	@tools/setup test
 	$(PY) -m pytest -q -s -m soak
+
+test-docker-py:  ## docker-py's own tests of the swarm side: make test-docker-py DOCKER_PY=<its work tree, 7.2>
+	@tools/setup test
+	$(PY) -m tests.docker_py $(DOCKER_PY)
 
 bench:           ## speed and size, as ratios measured side by side
 	@tools/setup test

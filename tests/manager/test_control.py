@@ -53,7 +53,6 @@ from skep.model.service import (
     Limits,
     Mount,
     Placement,
-    PlacementPreference,
     PublishMode,
     Replicated,
     ReplicatedJob,
@@ -63,7 +62,6 @@ from skep.model.service import (
     SecretReference,
     ServiceMode,
     ServiceSpec,
-    SpreadOver,
     TaskSpec,
     TmpfsOptions,
     UpdateConfig,
@@ -199,12 +197,6 @@ WRONG_SPECS = [
     ),
     pytest.param(
         a_spec(placement=Placement(constraints=["node.role"])), InvalidSpec, "expected one operator", id="constraint"
-    ),
-    pytest.param(
-        a_spec(placement=Placement(preferences=[PlacementPreference(spread=SpreadOver(spread_descriptor="rack"))])),
-        InvalidSpec,
-        "invalid placement preference 'rack'",
-        id="preference",
     ),
     pytest.param(
         a_spec(restart_policy=RestartPolicy(delay=-1)), InvalidSpec, "restart-delay cannot be negative", id="delay"

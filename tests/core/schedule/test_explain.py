@@ -4,6 +4,7 @@ import pytest
 from tests.factories import GIB, a_node, a_service, a_state, a_template
 
 from skep.core import schedule
+from skep.core.schedule import demand
 from skep.model.errors import InvalidSpec
 from skep.model.node import Availability, NodeState
 from skep.model.service import GenericResource as Generic
@@ -94,17 +95,6 @@ def test_the_nearest_fix(template: TaskSpec, node: object, fix: str) -> None:
         ),
         pytest.param(a_template(constraints=["zone"]), "expected one operator", id="constraint"),
         pytest.param(a_template(max_replicas=-1), "invalid max replicas", id="max-replicas"),
-        pytest.param(
-            TaskSpec(
-                resources=ResourceRequirements(
-                    reservations=Resources(
-                        generic_resources=[Generic(named_resource_spec=NamedGenericResource(kind="gpu", value="a"))]
-                    )
-                )
-            ),
-            "invalid argument for resource gpu",
-            id="named-generic",
-        ),
     ],
 )
 def test_what_is_refused_at_once(template: TaskSpec, words: str) -> None:
@@ -114,3 +104,10 @@ def test_what_is_refused_at_once(template: TaskSpec, words: str) -> None:
 
 def test_the_smallest_amounts_pass() -> None:
     schedule.check_spec(a_service(template=a_template(cpus=0.001, memory=4 << 20, constraints=["node.id!=x"])).spec)
+
+
+def test_a_resource_by_name_is_taken_but_never_found() -> None:
+    named = Generic(named_resource_spec=NamedGenericResource(kind="gpu", value="a"))
+    template = TaskSpec(resources=ResourceRequirements(reservations=Resources(generic_resources=[named])))
+    schedule.check_spec(a_service(template=template).spec)
+    assert demand.read_demand(template, None, "", 0).generic == (("gpu=a", 1),)

@@ -1,8 +1,9 @@
-"""/secrets and /configs: the swarm's small files, to be looked at.
+"""/secrets and /configs: the swarm's small files.
 
 Edge: HTTP. Source: Docker API 1.51, tags Secret and Config.
 """
 
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -11,9 +12,12 @@ from skep.api import documents
 from skep.api.authorize import SWARM
 from skep.api.call import Call, Route
 from skep.api.filters import Filters
-from skep.model.errors import NotFound, Unsupported
-from skep.model.secret import Config, Secret
+from skep.model.errors import NotFound
+from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.store.state import TableView
+
+FILE_LIMIT: Final = 2_000_000
+"""Bytes of a body: the largest config, in base64, and its labels."""
 
 F = TypeVar("F", Secret, Config)
 
@@ -42,10 +46,42 @@ async def inspect_config(call: Call) -> web.StreamResponse:
     return call.reply(documents.config(_find(call.control.view.configs, call.params["id"], "config")))
 
 
-async def refuse(call: Call) -> web.StreamResponse:
-    """Anything that would change one."""
-    call.node.control()
-    raise Unsupported("this version of the swarm keeps no secrets or configs; mount files from the nodes instead")
+async def create_secret(call: Call) -> web.StreamResponse:
+    """POST /secrets/create."""
+    secret = await call.control.create_secret(await call.json(SecretSpec))
+    return call.reply({"ID": secret.id}, HTTPStatus.CREATED)
+
+
+async def update_secret(call: Call) -> web.StreamResponse:
+    """POST /secrets/{id}/update: its labels."""
+    secret = _find(call.control.view.secrets, call.params["id"], "secret")
+    await call.control.update_secret(secret.id, call.number("version"), await call.json(SecretSpec))
+    return call.done()
+
+
+async def remove_secret(call: Call) -> web.StreamResponse:
+    """DELETE /secrets/{id}."""
+    await call.control.remove_secret(_find(call.control.view.secrets, call.params["id"], "secret").id)
+    return call.done(HTTPStatus.NO_CONTENT)
+
+
+async def create_config(call: Call) -> web.StreamResponse:
+    """POST /configs/create."""
+    config = await call.control.create_config(await call.json(ConfigSpec))
+    return call.reply({"ID": config.id}, HTTPStatus.CREATED)
+
+
+async def update_config(call: Call) -> web.StreamResponse:
+    """POST /configs/{id}/update: its labels."""
+    config = _find(call.control.view.configs, call.params["id"], "config")
+    await call.control.update_config(config.id, call.number("version"), await call.json(ConfigSpec))
+    return call.done()
+
+
+async def remove_config(call: Call) -> web.StreamResponse:
+    """DELETE /configs/{id}."""
+    await call.control.remove_config(_find(call.control.view.configs, call.params["id"], "config").id)
+    return call.done(HTTPStatus.NO_CONTENT)
 
 
 def _is_wanted(value: Secret | Config, wanted: Filters) -> bool:
@@ -73,13 +109,13 @@ def _find(table: TableView[F], reference: str, kind: str) -> F:
 
 ROUTES: Final = (
     Route("GET", "/secrets", list_secrets, SWARM),
-    Route("POST", "/secrets/create", refuse, SWARM),
+    Route("POST", "/secrets/create", create_secret, SWARM, FILE_LIMIT, changes=True),
     Route("GET", "/secrets/{id}", inspect_secret, SWARM),
-    Route("POST", "/secrets/{id}/update", refuse, SWARM),
-    Route("DELETE", "/secrets/{id}", refuse, SWARM),
+    Route("POST", "/secrets/{id}/update", update_secret, SWARM, FILE_LIMIT, changes=True),
+    Route("DELETE", "/secrets/{id}", remove_secret, SWARM, changes=True),
     Route("GET", "/configs", list_configs, SWARM),
-    Route("POST", "/configs/create", refuse, SWARM),
+    Route("POST", "/configs/create", create_config, SWARM, FILE_LIMIT, changes=True),
     Route("GET", "/configs/{id}", inspect_config, SWARM),
-    Route("POST", "/configs/{id}/update", refuse, SWARM),
-    Route("DELETE", "/configs/{id}", refuse, SWARM),
+    Route("POST", "/configs/{id}/update", update_config, SWARM, FILE_LIMIT, changes=True),
+    Route("DELETE", "/configs/{id}", remove_config, SWARM, changes=True),
 )

@@ -41,9 +41,6 @@ def _check_amounts(nano_cpus: int, memory_bytes: int) -> None:
 
 def _check_generic(reserved: Resources) -> None:
     for resource in reserved.generic_resources or []:
-        discrete = resource.discrete_resource_spec
-        if discrete is None:
-            kind = resource.named_resource_spec.kind if resource.named_resource_spec else ""
-            raise InvalidSpec(f"invalid argument for resource {kind}: ask for a number of them, not for one by name")
-        if not discrete.kind or discrete.value < 0:
+        discrete = resource.discrete_resource_spec  # One asked for by name is taken, as Docker does, but never found.
+        if discrete is not None and (not discrete.kind or discrete.value < 0):
             raise InvalidSpec(f"invalid argument for resource {discrete.kind}: write it as kind=number")

@@ -94,7 +94,7 @@ def read_demand(spec: TaskSpec, endpoint: Endpoint | None, service_id: str, spec
         spec_version=spec_version,
         cpu_nano=reserved.nano_cpus,
         memory_bytes=reserved.memory_bytes,
-        generic=tuple(count_generic(reserved.generic_resources or []).items()),
+        generic=tuple(_asked_generic(reserved.generic_resources or []).items()),
         plugins=tuple(_plugins(spec)),
         constraints=tuple(wanted),
         is_unreadable=is_unreadable,
@@ -121,6 +121,14 @@ def count_generic(resources: Iterable[GenericResource]) -> dict[str, int]:
             continue
         counts[kind] = counts.get(kind, 0) + number
     return counts
+
+
+def _asked_generic(resources: Iterable[GenericResource]) -> dict[str, int]:
+    """As `count_generic`; one asked for by name is none that a node offers: tasks get any of a kind, as in Docker."""
+    asked = list(resources)
+    named = [each.named_resource_spec for each in asked if each.named_resource_spec is not None]
+    counts = count_generic(each for each in asked if each.named_resource_spec is None)
+    return counts | {f"{each.kind}={each.value}": 1 for each in named}
 
 
 def host_ports(ports: list[PortConfig] | None) -> Iterable[HostPort]:

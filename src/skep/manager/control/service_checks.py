@@ -15,7 +15,6 @@ from skep.manager.control.find import find_network
 from skep.model.errors import Conflict, Forbidden, InvalidSpec, NotFound, Unsupported
 from skep.model.network import NetworkAttachmentConfig
 from skep.model.service import (
-    Placement,
     Replicated,
     ReplicatedJob,
     RestartPolicy,
@@ -27,7 +26,6 @@ from skep.model.service import (
 from skep.store.state import View
 
 LOCAL_NETWORKS: Final = ("bridge", "host", "none")
-SPREAD_KEYS: Final = ("node.labels.", "engine.labels.")
 
 
 def checked_service(view: View, spec: ServiceSpec, service_id: str = "") -> ServiceSpec:
@@ -124,7 +122,6 @@ def _checked_task(view: View, template: TaskSpec) -> TaskSpec:
     if template.container_spec is None:
         raise InvalidSpec("TaskSpec: missing runtime")
     _check_restart(template.restart_policy or RestartPolicy())
-    _check_placement(template.placement or Placement())
     check_container(view, template.container_spec)
     return msgspec.structs.replace(template, networks=_resolved(view, template.networks))
 
@@ -136,15 +133,6 @@ def _check_restart(policy: RestartPolicy) -> None:
         raise InvalidSpec("TaskSpec: restart-window cannot be negative")
     if (policy.max_attempts or 0) < 0:
         raise InvalidSpec("TaskSpec: restart-max-attempts cannot be negative")
-
-
-def _check_placement(placement: Placement) -> None:
-    for preference in placement.preferences or []:
-        key = preference.spread.spread_descriptor if preference.spread else ""
-        if not key.lower().startswith(SPREAD_KEYS):
-            raise InvalidSpec(
-                f"invalid placement preference '{key}'; spread over node.labels.NAME or engine.labels.NAME"
-            )
 
 
 def _check_update(name: str, config: UpdateConfig | None) -> None:

@@ -1,0 +1,119 @@
+"""`python -m tests.docker_py TREE`: docker-py's own integration tests of the swarm side, against a node of ours.
+
+Edge: a lab of one node in no swarm, on podman, with images made on the spot; all of it is removed whatever happens.
+The work tree of docker-py is brought by whoever runs this, for its public repository is not ours to copy: get it with
+`git clone --branch 7.2.0 https://github.com/docker/docker-py`. What counts as right is what Docker 20.10 gives on the
+same kind of machine.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.conftest import Lab, make_lab
+
+from skep.lab import nodes
+from skep.lab.images import RootEntry, busybox_root, root_tar
+
+FILES = (
+    *(f"api_{name}_test.py" for name in ("swarm", "service", "secret", "config", "network", "volume")),
+    *(f"models_{name}_test.py" for name in ("services", "swarm", "nodes", "networks", "volumes")),
+)
+EXPECTED = {"passed": 158, "skipped": 1, "xfailed": 2, "xpassed": 1}
+LIMIT_S = 100.0
+IMAGES = ("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest")
+HELLO = RootEntry(b"#!/bin/sh\necho Hello from the swarm\n", mode=0o755)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run them; 0 if the outcome is the expected one, 1 if not, 2 if it could not be tried."""
+    parser = argparse.ArgumentParser(prog="python -m tests.docker_py", description=__doc__)
+    parser.add_argument("tree", type=Path, help="a work tree of docker-py 7.2")
+    parser.add_argument("words", nargs="*", help="further words for pytest, such as -k NAME: then nothing is compared")
+    asked = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        print("a lab needs root; run this with sudo", file=sys.stderr)
+        return 2
+    if not (asked.tree / "tests/integration/api_swarm_test.py").is_file():
+        print(f"{asked.tree} is no work tree of docker-py: there is no tests/integration in it", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="skep-docker-py-") as directory, a_node(Path(directory)) as lab:
+        import_images(lab)
+        began = time.monotonic()
+        counts = run_tests(lab, asked.tree.resolve(), asked.words, Path(directory) / "result.xml")
+        took_s = time.monotonic() - began
+        print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), f"in {took_s:.0f} s")
+        if asked.words:
+            return 1 if counts["failed"] or counts["error"] else 0
+        return compare(counts, took_s)
+
+
+@contextmanager
+def a_node(directory: Path) -> Iterator[Lab]:
+    """A lab of one podman node in no swarm."""
+    made = contextmanager(make_lab)
+    with made(directory / "l", node_count=1, engine="podman", is_joined=False) as lab:
+        yield lab
+
+
+def import_images(lab: Lab) -> None:
+    """Import the images the tests name, each a root of busybox."""
+    root = root_tar(busybox_root() | {"/hello": HELLO})
+    for name in IMAGES:
+        command = 'CMD ["/hello"]' if name.startswith("hello") else 'CMD ["/bin/sh"]'
+        done = lab.docker_process("import", "--change", command, "-", name, stdin=root)
+        assert done.returncode == 0, done.stderr
+
+
+def run_tests(lab: Lab, tree: Path, words: Sequence[str], result: Path) -> Counter[str]:
+    """Run the tests inside the node, so that what they say of its addresses holds; count their outcomes."""
+    command = [
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--rootdir", str(tree), "-c", "pytest.ini",
+        "--junit-xml", str(result), "-o", "xfail_strict=false", *(f"tests/integration/{name}" for name in FILES), *words,
+    ]  # fmt: skip
+    line = nodes.exec_command(lab.layout, "node1", ["env", f"--chdir={tree}", *command])
+    env = {**os.environ, "DOCKER_HOST": f"unix://{lab.layout.node('node1').socket}", "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("DOCKER_TEST_API_VERSION", None)
+    subprocess.run(line, env=env, check=False)
+    if not result.exists():
+        return Counter(error=1)
+    return count_outcomes(ET.parse(result).getroot())  # noqa: S314  # pytest wrote it a moment ago.
+
+
+def count_outcomes(report: ET.Element) -> Counter[str]:
+    """Read pytest's JUnit report; a test that was expected to fail and did not is told apart by a property of none."""
+    counts: Counter[str] = Counter()
+    for case in report.iter("testcase"):
+        skipped = case.find("skipped")
+        if case.find("error") is not None:
+            counts["error"] += 1
+        elif case.find("failure") is not None:
+            counts["failed"] += 1
+        elif skipped is not None:
+            counts["xfailed" if skipped.get("type") == "pytest.xfail" else "skipped"] += 1
+        else:
+            counts["passed"] += 1
+    return counts
+
+
+def compare(counts: Counter[str], took_s: float) -> int:
+    """Say how the outcome differs from the expected one."""
+    wrong = [f"{EXPECTED.get(key, 0)} {key} expected, {counts[key]} found" for key in {*EXPECTED, *counts}
+             if counts[key] != EXPECTED.get(key, 0)]  # fmt: skip
+    if took_s >= LIMIT_S:
+        wrong.append(f"it took {took_s:.0f} s, more than {LIMIT_S:.0f} s")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
