@@ -84,7 +84,7 @@ def a_config(place: Place, script: str, **changes: object) -> ContainerConfig:
 
 def needs_kernel(place: Place) -> None:
     if not place.is_real:
-        pytest.skip("the fake runs no processes")
+        pytest.skip("not applicable: the fake runs no processes")
 
 
 async def launch(runtime: Runtime, config: ContainerConfig) -> str:
@@ -250,7 +250,7 @@ def pid_namespaces() -> set[Path]:
 
 async def test_an_unknown_image_is_missing(place: Place, runtime: Runtime) -> None:
     if place.name == "process":
-        pytest.skip("to the process driver an image is only a label")
+        pytest.skip("not applicable: to the process driver an image is only a label")
     with pytest.raises(ImageMissing, match=r"^No such image: localhost/nosuch:1$"):
         await runtime.ensure_image("localhost/nosuch:1")
     with pytest.raises(ImageMissing, match=r"^No such image: localhost/nosuch:1$"):
