@@ -1,13 +1,13 @@
 """What happens in the swarm, told in Docker's words to everyone who listens.
 
-Edge: one task follows the control state and feeds every listener's queue; an event is spelled once, however many
+Edge: one task follows the control state and feeds every listener; an event is spelled once, however many
 listen. The last 256 are kept for `--since`. A listener that does not keep up is cut off rather than waited for.
 Source: moby's daemon/events.go (logNodeEvent, logServiceEvent, …) and daemon/events/events.go.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 KEPT: Final = 256
 QUEUE: Final = 2048
+GAP: Final = 100 * MILLISECOND
+"""How long events are held back after others went out."""
 _LOOK_AGAIN: Final = 250 * MILLISECOND
 """How often to see whether this node has become a manager, or stopped being one."""
 
@@ -154,33 +156,73 @@ def _replicas(service: Service) -> str:
 # --- listeners -----------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Happenings that go out together, in order. Attributes: lines: all of them as JSON, spelled once for everyone."""
+
+    events: Sequence[Happening]
+    lines: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", b"".join(event.line for event in self.events))
+
+    def wanted_lines(self, wanted: Filters) -> bytes:
+        """Those that a listener's filters let pass; empty if none."""
+        return b"".join(event.line for event in self.events if is_wanted(event, wanted)) if wanted else self.lines
+
+
 class Listener:
-    """One listener's queue."""
+    """What one listener has not been told yet. Attributes: is_overrun: it did not keep up and gets no more."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[Happening] = asyncio.Queue(QUEUE)
+        self._waiting: deque[Burst] = deque()
+        self._n_waiting = 0
+        self._news = asyncio.Event()
         self.is_overrun = False
 
-    def offer(self, event: Happening) -> None:
-        try:
-            self.queue.put_nowait(event)
-        except asyncio.QueueFull:
+    def offer(self, burst: Burst) -> None:
+        self._news.set()
+        if self._n_waiting + len(burst.events) > QUEUE:
             self.is_overrun = True
+            return
+        self._n_waiting += len(burst.events)
+        self._waiting.append(burst)
+
+    def take(self) -> Burst | None:
+        """The oldest burst, or None."""
+        if not self._waiting:
+            self._news.clear()
+            return None
+        burst = self._waiting.popleft()
+        self._n_waiting -= len(burst.events)
+        return burst
+
+    async def wait(self) -> None:
+        """Return once there may be something to take, or the listener is overrun."""
+        await self._news.wait()
 
 
 class EventHub:
-    """Follows the swarm's state while this node is a manager, and tells its listeners."""
+    """Follows the swarm's state while this node is a manager, and tells its listeners.
+
+    After a quiet moment an event goes out at once; those within `GAP` of the last ones wait and go together. Why:
+    waking a listener costs more than anything else of an event, and two hundred of them, each woken for each event,
+    took three quarters of a manager's throughput.
+    """
 
     def __init__(self, node: LocalNode, clock: Clock) -> None:
         self._node = node
         self._clock = clock
         self._kept: deque[Happening] = deque(maxlen=KEPT)
+        self._held: list[Happening] = []
+        self._pause: asyncio.Task[None] | None = None
         self._listeners: set[Listener] = set()
         self._followed: Control | None = None
         self._follower: asyncio.Task[None] | None = None
 
     def listen(self) -> Listener:
         """Get everything that happens from now on. Pair with `forget`."""
+        self.flush()
         listener = Listener()
         self._listeners.add(listener)
         return listener
@@ -198,10 +240,30 @@ class EventHub:
 
     def tell(self, event: Happening) -> None:
         self._kept.append(event)
+        self._held.append(event)
+        if self._pause is None or self._pause.done():
+            self.flush()
+            self._pause = asyncio.create_task(self._hold_back())
+        elif len(self._held) >= KEPT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand out what is held back."""
+        if not self._held:
+            return
+        burst = Burst(tuple(self._held))
+        self._held.clear()
         for listener in tuple(self._listeners):
-            listener.offer(event)
+            listener.offer(burst)
             if listener.is_overrun:
                 self.forget(listener)
+
+    async def _hold_back(self) -> None:
+        """Until a whole pause has passed in which nothing happened."""
+        await self._clock.sleep(GAP)
+        while self._held:
+            self.flush()
+            await self._clock.sleep(GAP)
 
     async def run(self) -> None:
         """Follow the state until cancelled, through joining, leaving and losing the swarm."""
@@ -232,9 +294,11 @@ class EventHub:
             return None
 
     async def _stop(self) -> None:
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+        running = [task for task in (self._follower, self._pause) if task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
 
     async def _follow(self, batches: AsyncIterator[changes.Batch]) -> None:
         async for batch in batches:

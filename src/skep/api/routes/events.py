@@ -15,7 +15,7 @@ from aiohttp import web
 from skep.api import errors
 from skep.api.authorize import SWARM
 from skep.api.call import Call, Route
-from skep.api.events import ACTORS, Happening, Listener, is_wanted
+from skep.api.events import ACTORS, Burst, Happening, Listener, is_wanted
 from skep.api.filters import Filters
 from skep.lib.durations import SECOND
 from skep.model.base import Labels, Nanoseconds, Wire
@@ -44,8 +44,8 @@ async def follow(call: Call) -> web.StreamResponse:
                 await _pass_on(listener, stream, wanted)
         if is_past:
             await asyncio.wait([engine], timeout=ENGINE_PAST_S)
-        while not listener.queue.empty():
-            await _pass_one(listener, stream, wanted)
+        hub.flush()
+        await _pass_waiting(listener, stream, wanted)
         await stream.write_eof()
         return stream
     finally:
@@ -55,14 +55,15 @@ async def follow(call: Call) -> web.StreamResponse:
 
 
 async def _pass_on(listener: Listener, stream: web.StreamResponse, wanted: Filters) -> None:
-    while not (listener.is_overrun and listener.queue.empty()):
-        await _pass_one(listener, stream, wanted)
+    while not listener.is_overrun:
+        await listener.wait()
+        await _pass_waiting(listener, stream, wanted)
 
 
-async def _pass_one(listener: Listener, stream: web.StreamResponse, wanted: Filters) -> None:
-    event = await listener.queue.get()
-    if is_wanted(event, wanted):
-        await stream.write(event.line)
+async def _pass_waiting(listener: Listener, stream: web.StreamResponse, wanted: Filters) -> None:
+    while (burst := listener.take()) is not None:
+        if lines := burst.wanted_lines(wanted):
+            await stream.write(lines)
 
 
 async def _listen_to_engine(call: Call, listener: Listener) -> None:
@@ -72,7 +73,7 @@ async def _listen_to_engine(call: Call, listener: Listener) -> None:
         return
     with contextlib.suppress(*errors.Refusal):
         async for event in _engine_events(call):
-            listener.offer(event)
+            listener.offer(Burst((event,)))
 
 
 async def _engine_events(call: Call) -> AsyncIterator[Happening]:
