@@ -111,12 +111,14 @@ class _Loader:
             raise ComposeError(None, "there is no Compose file; name one with -c")
         trees: list[Node] = [self._tree(path, self.source.directory, None) for path in self.source.files]
         extension = merge.Extension(self._extended)
-        resolved = [merge.without_resets(extension.resolved(mapping(trees[0], "a Compose file")))]
-        resolved += [extension.resolved(mapping(tree, "a Compose file")) for tree in trees[1:]]
-        tree = mapping(merge.without_resets(reduce(merge.merge, resolved)), "a Compose file")
-        if _count(tree) > MAX_NODES:
-            raise ComposeError(tree.place, f"the files hold more than {MAX_NODES} values once they are merged")
-        return tree
+        resolved: list[Node] = []
+        for tree in trees:
+            resolved.append(extension.resolved(mapping(tree, "a Compose file")))
+            _check_size(resolved[-1])
+        resolved[0] = merge.without_resets(resolved[0])
+        merged = mapping(merge.without_resets(reduce(merge.merge, resolved)), "a Compose file")
+        _check_size(merged)
+        return merged
 
     def _tree(self, path: str, directory: str, named: Scalar | None) -> Mapping:
         if path in self.trees:
@@ -185,14 +187,19 @@ def _entries(sections: Map[str, Node], section: str) -> Iterator[tuple[str, Node
         yield from mapping(sections[section], f"`{section}`").entries.items()
 
 
-def _count(node: Node) -> int:
-    match node:
-        case Mapping():
-            return 1 + sum(_count(value) for value in node.entries.values())
-        case Sequence():
-            return 1 + sum(_count(item) for item in node.items)
-        case Scalar():
-            return 1
+def _check_size(root: Node) -> None:
+    """Refuse a tree that has grown too large: services that extend each other share what they were written with."""
+    waiting, n_nodes = [root], 0
+    while waiting:
+        node = waiting.pop()
+        n_nodes += 1
+        if n_nodes > MAX_NODES:
+            raise ComposeError(node.place, f"the files hold more than {MAX_NODES} values once they are merged")
+        match node:
+            case Mapping():
+                waiting.extend(node.entries.values())
+            case Sequence():
+                waiting.extend(node.items)
 
 
 def _without(service: ComposeService, inactive: set[str]) -> ComposeService:
