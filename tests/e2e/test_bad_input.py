@@ -252,9 +252,7 @@ def read_answer(client: socket.socket) -> tuple[int, str]:
 
 def test_an_oversized_body_is_refused_without_being_read(lab: Lab) -> None:
     with connect(lab) as client:
-        client.sendall(
-            b"POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{"
-        )
+        client.sendall(CREATE_HEAD + b"Content-Length: 99999999999\r\n\r\n{")
         status, message = read_answer(client)
     assert status == 413
     assert message
@@ -262,9 +260,7 @@ def test_an_oversized_body_is_refused_without_being_read(lab: Lab) -> None:
 
 def test_an_endless_body_is_cut(lab: Lab) -> None:
     with connect(lab) as client:
-        client.sendall(
-            b"POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        client.sendall(CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         assert is_cut_within(client, 8)
 
 
