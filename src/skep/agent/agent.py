@@ -15,6 +15,7 @@ import structlog
 from skep.agent import adoption, preparation
 from skep.agent.assignments import TASK_PREFIX, AssignmentSet, Change
 from skep.agent.description import Descriptions, NodeFacts
+from skep.agent.engine import Connect, open_engine
 from skep.agent.executor import DEFAULT_GRACE, Executor, Found
 from skep.agent.host import Host
 from skep.agent.logs import open_logs
@@ -25,8 +26,9 @@ from skep.core.templates import NodeNames
 from skep.lib.durations import SECOND
 from skep.model.assignment import AssignedTask, Delta
 from skep.model.lifecycle import TaskState, is_terminal
-from skep.model.session import Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
+from skep.model.session import Hello, LogRequest, ManagerAddress, StreamData, TaskReport
 from skep.model.task import TaskStatus
+from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock
 from skep.ports.dataplane import DataPlane, DataPlaneFailure
 from skep.ports.probe import Probe
@@ -54,13 +56,14 @@ class NodeMemory:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The adapters an agent works through."""
+    """The adapters an agent works through. Attributes: connect: to the engine's socket; None without any."""
 
     runtime: Runtime
     plane: DataPlane
     names: NameServer
     probe: Probe
     clock: Clock
+    connect: Connect | None = None
 
 
 class Agent:
@@ -302,8 +305,11 @@ class Agent:
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers
 
-    def open_stream(self, request: StreamRequest) -> AsyncIterator[StreamData]:
+    def open_stream(self, request: LogRequest) -> AsyncIterator[StreamData]:
         return open_logs(self._ports.runtime, self._executors.get(request.task_id), request)
+
+    async def open_engine(self) -> ByteStream:
+        return await open_engine(self._ports.runtime, self._ports.connect, self._facts.hostname)
 
     async def removed(self, reason: str) -> None:
         """Stop every task with its grace, remove everything of theirs and of the mesh, and forget the assignments."""

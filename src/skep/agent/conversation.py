@@ -15,6 +15,7 @@ from skep.agent.streams import AgentStreams
 from skep.model import session as protocol
 from skep.model.base import Nanoseconds
 from skep.model.codec import MALFORMED
+from skep.model.credit import Overdrawn
 from skep.model.node import TLSInfo
 from skep.model.session import (
     Applied,
@@ -30,6 +31,7 @@ from skep.model.session import (
     StreamCredit,
     StreamData,
     StreamEnd,
+    StreamEof,
     StreamOpen,
     TaskReport,
     Welcome,
@@ -135,16 +137,20 @@ class Conversation:
                     self._is_stored.set()
                 case Managers():
                     await learn(message.managers)
-                case StreamOpen() | StreamCredit() | StreamEnd():
-                    await self._streams.take(message)
-                case StreamData():
-                    pass  # Nothing is sent to agents on streams yet.
+                case StreamOpen() | StreamData() | StreamCredit() | StreamEof() | StreamEnd():
+                    await self._take(message)
                 case Refused():
                     _part(message)
                 case Welcome():
                     raise SessionOver("the manager welcomed this node twice")
                 case _:
                     assert_never(message)
+
+    async def _take(self, message: StreamOpen | StreamData | StreamCredit | StreamEof | StreamEnd) -> None:
+        try:
+            await self._streams.take(message)
+        except Overdrawn as error:
+            raise SessionOver(f"the manager sent more than it may: {error}") from error
 
     async def _assign(self, message: Assignments) -> None:
         try:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from skep.model.assignment import Delta
-from skep.model.session import Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
+from skep.model.session import Hello, LogRequest, ManagerAddress, StreamData, TaskReport
+from skep.ports.bytestream import ByteStream
 
 
 class Handler(Protocol):
@@ -45,8 +46,16 @@ class Handler(Protocol):
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None: ...
 
-    def open_stream(self, request: StreamRequest) -> AsyncIterator[StreamData]:
+    def open_stream(self, request: LogRequest) -> AsyncIterator[StreamData]:
         """Serve a stream; `stream` in what it yields is filled in by the session. Errors end the stream with text."""
+        ...
+
+    async def open_engine(self) -> ByteStream:
+        """Connect to this node's container engine.
+
+        Raises:
+            Unsupported: It has no API of its own. Unavailable: it does not answer.
+        """
         ...
 
     async def removed(self, reason: str) -> None:

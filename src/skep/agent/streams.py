@@ -1,31 +1,38 @@
 """The agent's end of the streams multiplexed on its session.
 
-Edge: asyncio. Each open stream is one task that sends while it has credit.
+Edge: asyncio. Each open stream is one task that sends while it has credit. What comes for a stream waits in a buffer
+that is bounded by the credit given for it, so that one that is not read holds up no other.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import structlog
 
 from skep.agent.handler import Handler
-from skep.model.errors import SkepError
+from skep.model.credit import Account
+from skep.model.errors import SkepError, Unsupported
 from skep.model.session import (
     INITIAL_CREDIT,
     MAX_PAYLOAD,
+    EngineRequest,
+    LogRequest,
     StreamCredit,
     StreamData,
     StreamEnd,
+    StreamEof,
     StreamOpen,
     cost_of,
 )
+from skep.ports.bytestream import ByteStream, StreamBroken
 from skep.ports.transport import ChannelClosed
 
 log = structlog.get_logger(__name__)
 
 MAX_STREAMS = 1000
-Send = Callable[[StreamData | StreamEnd], Awaitable[None]]
+Send = Callable[[StreamData | StreamCredit | StreamEnd], Awaitable[None]]
 
 
 class _Credit:
@@ -47,6 +54,34 @@ class _Credit:
         self._is_more.set()
 
 
+class _Inlet:
+    """What came for one stream and was not taken yet."""
+
+    def __init__(self) -> None:
+        self.account = Account()
+        self._parts: deque[StreamData] = deque()
+        self._is_ended = False
+        self._news = asyncio.Event()
+
+    def put(self, part: StreamData) -> None:
+        self.account.charge(part)
+        self._parts.append(part)
+        self._news.set()
+
+    def end(self) -> None:
+        self._is_ended = True
+        self._news.set()
+
+    async def next(self) -> StreamData | None:
+        """The next part; None once no more will come."""
+        while not self._parts:
+            if self._is_ended:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return self._parts.popleft()
+
+
 class AgentStreams:
     """All streams of one session, served by the handler."""
 
@@ -55,22 +90,37 @@ class AgentStreams:
         self._send = send
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._credits: dict[int, _Credit] = {}
+        self._inlets: dict[int, _Inlet] = {}
 
-    async def take(self, message: StreamOpen | StreamCredit | StreamEnd) -> None:
-        """Take what the manager sent; what belongs to no open stream came too late and is dropped."""
+    async def take(self, message: StreamOpen | StreamData | StreamCredit | StreamEof | StreamEnd) -> None:
+        """Take what the manager sent; what belongs to no open stream came too late and is dropped.
+
+        Raises:
+            Overdrawn: The manager does not keep to its credit.
+        """
         match message:
             case StreamOpen():
-                if len(self._tasks) >= MAX_STREAMS:
-                    await self._send(StreamEnd(stream=message.stream, error="this node serves too many streams"))
-                elif message.stream not in self._tasks:
-                    self._credits[message.stream] = _Credit()
-                    self._tasks[message.stream] = asyncio.create_task(self._serve(message))
+                await self._open(message)
             case StreamCredit():
                 if message.stream in self._credits:
                     self._credits[message.stream].add(message.n_bytes)
+            case StreamData():
+                if message.stream in self._inlets:
+                    self._inlets[message.stream].put(message)
+            case StreamEof():
+                if message.stream in self._inlets:
+                    self._inlets[message.stream].end()
             case StreamEnd():
                 if message.stream in self._tasks:
                     self._tasks[message.stream].cancel()
+
+    async def _open(self, message: StreamOpen) -> None:
+        if len(self._tasks) >= MAX_STREAMS:
+            await self._send(StreamEnd(stream=message.stream, error="this node serves too many streams"))
+        elif message.stream not in self._tasks:
+            self._credits[message.stream] = _Credit()
+            self._inlets[message.stream] = _Inlet()
+            self._tasks[message.stream] = asyncio.create_task(self._serve(message))
 
     async def close(self) -> None:
         """End all of them."""
@@ -82,29 +132,75 @@ class AgentStreams:
     async def _serve(self, opened: StreamOpen) -> None:
         """Supervise one stream: a fault in it ends it with a text, and nothing else."""
         number = opened.stream
-        error = ""
+        end = StreamEnd(stream=number)
         try:
-            await self._carry(number, self._handler.open_stream(opened.request))
+            match opened.request:
+                case LogRequest() as request:
+                    await self._read_log(number, request)
+                case EngineRequest():
+                    await self._connect_engine(number)
         except ChannelClosed:
             return
         except SkepError as refusal:
-            error = str(refusal)
+            end = StreamEnd(stream=number, error=str(refusal), is_unsupported=isinstance(refusal, Unsupported))
         except Exception as fault:
             log.exception("a stream failed", stream=number)
-            error = f"the node failed to serve this: {fault}"
+            end = StreamEnd(stream=number, error=f"the node failed to serve this: {fault}")
         finally:
-            del self._tasks[number], self._credits[number]
+            del self._tasks[number], self._credits[number], self._inlets[number]
         try:
-            await self._send(StreamEnd(stream=number, error=error))
+            await self._send(end)
         except ChannelClosed:
             pass
 
-    async def _carry(self, number: int, source: AsyncIterator[StreamData]) -> None:
-        async for entry in source:
+    async def _read_log(self, number: int, request: LogRequest) -> None:
+        async for entry in self._handler.open_stream(request):
             for part in _parts(entry):
-                numbered = msgspec.structs.replace(part, stream=number)
-                await self._credits[number].spend(cost_of(numbered))
-                await self._send(numbered)
+                await self._pass(msgspec.structs.replace(part, stream=number))
+
+    async def _connect_engine(self, number: int) -> None:
+        """Carry bytes both ways; the engine's end of its answer is the end of the stream."""
+        engine = await self._handler.open_engine()
+        upload = asyncio.create_task(self._upload(number, engine))
+        try:
+            while data := await _received(engine):
+                await self._pass(StreamData(stream=number, payload=data))
+        finally:
+            upload.cancel()
+            await asyncio.wait([upload])
+            await engine.close()
+        if not upload.cancelled():
+            upload.result()
+
+    async def _upload(self, number: int, engine: ByteStream) -> None:
+        inlet = self._inlets[number]
+        takes_more = True
+        while (part := await inlet.next()) is not None:
+            if takes_more:
+                takes_more = await _is_taken(engine.send(part.payload))
+            if granted := inlet.account.regrant(part):
+                await self._send(StreamCredit(stream=number, n_bytes=granted))
+        await _is_taken(engine.send_end())
+
+    async def _pass(self, part: StreamData) -> None:
+        await self._credits[part.stream].spend(cost_of(part))
+        await self._send(part)
+
+
+async def _received(engine: ByteStream) -> bytes:
+    try:
+        return await engine.receive()
+    except StreamBroken:
+        return b""  # It closed without having taken everything; what it had said before was read.
+
+
+async def _is_taken(sending: Awaitable[None]) -> bool:
+    """Send; False where the engine takes no more, whose output still counts."""
+    try:
+        await sending
+    except StreamBroken:
+        return False
+    return True
 
 
 def _parts(entry: StreamData) -> Iterator[StreamData]:

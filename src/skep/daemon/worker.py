@@ -22,6 +22,7 @@ from skep.edge.instance import boot_id
 from skep.edge.podman.runtime import PodmanRuntime
 from skep.edge.probe import ProcProbe
 from skep.edge.process.runtime import ProcessRuntime
+from skep.edge.unix_stream import connect_unix
 from skep.model.session import ManagerAddress
 from skep.ports.runtime import Runtime
 
@@ -72,7 +73,7 @@ class WorkerParts:
             boot_id=boot_id(),
             architecture=machine.architecture(),
         )
-        ports = Ports(self._runtime, plane, self._names, ProcProbe(), self._means.clock)
+        ports = Ports(self._runtime, plane, self._names, ProcProbe(), self._means.clock, connect_unix)
         agent = Agent(facts, ports, config.swarm_dir / "agent")
         agent.load()
         session = AgentSession(

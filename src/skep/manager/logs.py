@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final
 
 from skep.model.errors import SkepError
-from skep.model.session import LogRequest, StreamData, StreamRequest
+from skep.model.session import LogRequest, StreamData
 from skep.model.task import Task
 from skep.ports.clock import Clock
 from skep.ports.logs import TaskLogEntry
@@ -21,7 +21,7 @@ SILENCE_S: Final = 10.0
 """How long a node may say nothing before it is given up, where nothing is to be followed."""
 INCOMPLETE: Final = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 
-OpenStream = Callable[[str, StreamRequest], AsyncIterator[StreamData]]
+OpenStream = Callable[[str, LogRequest], AsyncIterator[StreamData]]
 
 
 class TaskLogs:

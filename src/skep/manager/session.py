@@ -19,6 +19,9 @@ from skep.ports.transport import Channel
 MAX_QUEUED_MESSAGES: Final = 4096
 MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 MAX_QUEUED_REPORTS: Final = 16
+ROOM_MESSAGES: Final = 256
+ROOM_BYTES: Final = 1024 * 1024
+"""What streams leave in the queue, so that assignments never wait long behind them nor end the session."""
 
 
 class SessionOver(Exception):
@@ -33,12 +36,13 @@ class Session:
         self.heard_at = now
         self.applied = 0
         self.sent = 0
-        self.streams = Streams(self.push)
+        self.streams = Streams(self.push, self.wait_room)
         self.reports: asyncio.Queue[Report] = asyncio.Queue(MAX_QUEUED_REPORTS)
         self._channel = channel
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._has_more = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._is_ending = asyncio.Event()
         self._ending: str | None = None
 
@@ -54,6 +58,12 @@ class Session:
             self._queue.clear()
             self.end("the agent is too slow to take what it is sent")
 
+    async def wait_room(self) -> None:
+        """Wait until little is queued, or the session is to end; for what may come in any amount."""
+        while self._ending is None and (len(self._queue) > ROOM_MESSAGES or self._queued_bytes > ROOM_BYTES):
+            self._has_room.clear()
+            await self._has_room.wait()
+
     def tell(self, delta: Delta) -> None:
         """Queue assignments."""
         self.sent = delta.version
@@ -67,6 +77,7 @@ class Session:
             self._ending = reason
             self._is_ending.set()
         self._has_more.set()
+        self._has_room.set()
 
     async def wait_ending(self) -> str:
         """Wait until the session is to end; returns why."""
@@ -83,6 +94,7 @@ class Session:
             while self._queue:
                 raw = self._queue.popleft()
                 self._queued_bytes -= len(raw)
+                self._has_room.set()
                 await self._channel.send(raw)
             if self._ending is not None:
                 raise SessionOver(self._ending)

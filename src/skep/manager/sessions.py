@@ -12,11 +12,11 @@ from typing import Final, Protocol, assert_never
 import structlog
 
 from skep.manager.session import Session, SessionOver
-from skep.manager.streams import Overdrawn
 from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
+from skep.model.credit import Overdrawn
 from skep.model.errors import NotFound, SkepError, Unavailable
 from skep.model.identity import Identity
 from skep.model.node import Node
@@ -24,6 +24,7 @@ from skep.model.session import (
     Applied,
     Heartbeat,
     Hello,
+    LogRequest,
     ManagerAddress,
     Managers,
     Refused,
@@ -32,10 +33,10 @@ from skep.model.session import (
     StreamCredit,
     StreamData,
     StreamEnd,
-    StreamRequest,
     TaskReport,
     Welcome,
 )
+from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock
 from skep.ports.transport import Channel, ChannelClosed
 from skep.store.changes import Batch
@@ -107,16 +108,27 @@ class Sessions:
         """Ids of the nodes that hold a session here."""
         return frozenset(self._by_node)
 
-    def open_stream(self, node_id: str, request: StreamRequest) -> AsyncIterator[StreamData]:
+    def open_stream(self, node_id: str, request: LogRequest) -> AsyncIterator[StreamData]:
         """Open a stream to a node's agent.
 
         Raises:
             Unavailable: The node holds no session here; while iterating: the agent or the session failed.
         """
+        return self._session_of(node_id).streams.open(request)
+
+    def open_engine(self, node_id: str) -> ByteStream:
+        """Open a connection to a node's container engine; whether there is one shows when it is first read.
+
+        Raises:
+            Unavailable: The node holds no session here.
+        """
+        return self._session_of(node_id).streams.open_engine()
+
+    def _session_of(self, node_id: str) -> Session:
         session = self._by_node.get(node_id)
         if session is None:
             raise Unavailable(f"node {node_id} is not available")
-        return session.streams.open(request)
+        return session
 
     def observe(self, batch: Batch) -> None:
         """Take in a committed batch: give it to `Replica.observers`."""

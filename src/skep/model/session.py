@@ -1,9 +1,11 @@
 """The messages of the one session an agent holds with a manager.
 
 Pure. MessagePack over a WebSocket over mTLS; each message is a tagged structure. The identity of the sender is its
-certificate, never a field here. Streams (logs, exec, any engine request) are multiplexed by number, with
+certificate, never a field here. Streams (logs, connections to a node's engine) are multiplexed by number, with
 credit so that a slow reader slows its own stream only.
 """
+
+import enum
 
 import msgspec
 
@@ -55,6 +57,19 @@ class Applied(Record, frozen=True, kw_only=True, tag="applied"):
     version: int
 
 
+class FileKind(enum.StrEnum):
+    SECRET = "secret"
+    CONFIG = "config"
+
+
+class FileWanted(Record, frozen=True, kw_only=True, tag="file_wanted"):
+    """The node prepares a task that uses this secret or config and has to have its value; answered by `FileSent`."""
+
+    task_id: str
+    kind: FileKind
+    file_id: str
+
+
 # --- manager to agent ----------------------------------------------------------
 
 
@@ -91,6 +106,22 @@ class ReportStored(Record, frozen=True, kw_only=True, tag="report_stored"):
     number: int
 
 
+class FileSent(Record, frozen=True, kw_only=True, tag="file_sent"):
+    """The value of a secret or config, for a task of this node that uses it.
+
+    Attributes:
+        templating: Name of the template driver; empty for none. error: why there is no value; empty if there is.
+    """
+
+    wanted: FileWanted
+    payload: bytes = b""
+    templating: str = ""
+    error: str = ""
+
+    def __repr__(self) -> str:  # Never the value: what is printed ends up in logs.
+        return f"FileSent(wanted={self.wanted!r}, error={self.error!r})"
+
+
 class Refused(Record, frozen=True, kw_only=True, tag="refused"):
     """The session ends. Attributes: removed: the node is no longer of this swarm and must not come back."""
 
@@ -112,7 +143,11 @@ class LogRequest(Record, frozen=True, kw_only=True, tag="logs"):
     tail: int = -1
 
 
-StreamRequest = LogRequest
+class EngineRequest(Record, frozen=True, kw_only=True, tag="engine"):
+    """A connection to the node's own container engine: what is sent and what comes back is HTTP, as it is."""
+
+
+StreamRequest = LogRequest | EngineRequest
 
 
 class StreamOpen(Record, frozen=True, kw_only=True, tag="open"):
@@ -136,11 +171,22 @@ class StreamCredit(Record, frozen=True, kw_only=True, tag="credit"):
     n_bytes: int
 
 
+class StreamEof(Record, frozen=True, kw_only=True, tag="eof"):
+    """The manager sends nothing more on this stream but still reads it, as after `shutdown(SHUT_WR)`."""
+
+    stream: int
+
+
 class StreamEnd(Record, frozen=True, kw_only=True, tag="end"):
-    """Either side is done. Attributes: error: empty for a proper end."""
+    """Either side is done with both directions.
+
+    Attributes:
+        error: Empty for a proper end. is_unsupported: asking again, or later, will not help.
+    """
 
     stream: int
     error: str = ""
+    is_unsupported: bool = False
 
 
 SMALLEST_COST = 64
@@ -156,9 +202,18 @@ def cost_of(part: StreamData) -> int:
     return max(len(part.payload), SMALLEST_COST)
 
 
-FromAgent = Hello | Report | Heartbeat | Applied | StreamData | StreamCredit | StreamEnd
+FromAgent = Hello | Report | Heartbeat | Applied | FileWanted | StreamData | StreamCredit | StreamEnd
 FromManager = (
-    Welcome | Managers | Assignments | ReportStored | Refused | StreamOpen | StreamData | StreamCredit | StreamEnd
+    Welcome
+    | Managers
+    | Assignments
+    | ReportStored
+    | Refused
+    | StreamOpen
+    | StreamData
+    | StreamCredit
+    | StreamEof
+    | StreamEnd
 )
 
 encoder = msgspec.msgpack.Encoder()
