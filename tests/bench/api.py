@@ -18,8 +18,9 @@ from tests.bench.labs import a_lab
 from tests.e2e.conftest import Lab, wait_until
 
 N_SERVICES, N_REPLICAS = 1000, 10
+N_PART = 100
 N_LISTENERS = 200
-N_BATCH = 100
+N_BATCH = 300
 WITH, WITHOUT = "with", "without"
 
 
@@ -28,7 +29,7 @@ def measure(*, quick: bool) -> Sequence[Figure]:
     n_rounds = 2 if quick else 5
     with a_lab(engine="process", node_count=1) as lab:
         created = _create(lab, "s", N_SERVICES)
-        rates = [1 / statistics.mean(created[at : at + N_BATCH]) for at in range(0, N_SERVICES, N_BATCH)]
+        rates = [1 / statistics.mean(created[at : at + N_PART]) for at in range(0, N_SERVICES, N_PART)]
         listening = _listening(lab, n_rounds)
         _give_tasks(lab)
         listed = [_list_ms(lab) for _ in range(5 if quick else 15)]
@@ -61,20 +62,25 @@ def _create(lab: Lab, prefix: str, count: int) -> list[float]:
     return taken
 
 
+def _remove(lab: Lab, prefixes: tuple[str, ...]) -> None:
+    for service in lab.api("GET", "/services"):
+        if service["Spec"]["Name"].startswith(prefixes):
+            lab.api("DELETE", f"/services/{service['ID']}")
+
+
 def _list_ms(lab: Lab) -> float:
     started = time.perf_counter()
     listed = lab.api("GET", "/services?status=true")
     took_s = time.perf_counter() - started
+    assert len(listed) == N_SERVICES
     assert sum(service["ServiceStatus"]["DesiredTasks"] for service in listed) == N_SERVICES * N_REPLICAS
     return took_s * 1000
 
 
 def _give_tasks(lab: Lab) -> None:
     for service in lab.api("GET", "/services"):
-        name = service["Spec"]["Name"]
-        if name.startswith("s"):
-            update = f"/services/{service['ID']}/update?version={service['Version']['Index']}"
-            lab.api("POST", update, _spec(name, N_REPLICAS))
+        update = f"/services/{service['ID']}/update?version={service['Version']['Index']}"
+        lab.api("POST", update, _spec(service["Spec"]["Name"], N_REPLICAS))
     wanted = N_SERVICES * N_REPLICAS
     wait_until(lambda: len(lab.api("GET", "/tasks")) >= wanted, "the tasks were not made", 60)
 
@@ -92,6 +98,7 @@ def _listening(lab: Lab, n_rounds: int) -> Figure:
             else:
                 taken = _create(lab, f"x{number}-", N_BATCH)
             rates[variant].append(1 / statistics.mean(taken))
+            _remove(lab, ("w", "x"))
     ratios = [one / other for one, other in zip(rates[WITH], rates[WITHOUT], strict=True)]
     medians = {variant: statistics.median(rates[variant]) for variant in rates}
     note = f"{medians[WITH]:.0f}/s and {medians[WITHOUT]:.0f}/s"
