@@ -85,5 +85,5 @@ def _workload(lab: Lab) -> None:
         lab.api("POST", update, _spec("busy", n_replicas, []))
         wait_until(lambda wanted=n_replicas: _n_running(lab, busy) == wanted, "the service did not scale")
     for _ in range(50):
-        for path in ("/services?status=true", "/tasks", "/nodes", "/info", "/containers/json"):
+        for path in ("/services?status=true", "/tasks", "/nodes", "/networks", "/containers/json"):
             lab.api("GET", path)
