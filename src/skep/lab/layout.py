@@ -158,12 +158,14 @@ def save_lab(lab: LabLayout) -> None:
     """
     if lab_file(lab.root).exists():
         raise Conflict(f"there is a lab in {lab.root} already; `skep lab down --dir {lab.root}` removes it")
-    if lab.root.exists() and any(lab.root.iterdir()):
+    draft = lab_file(lab.root).with_suffix(".new")
+    if lab.root.exists() and any(path != draft for path in lab.root.iterdir()):
         raise Conflict(f"{lab.root} holds other files; choose an empty or new directory for the lab")
     lab.root.mkdir(parents=True, exist_ok=True)
     lab.root.chmod(0o711)
     record = {key: value for key, value in asdict(lab).items() if key != "root"}
-    lab_file(lab.root).write_text(json.dumps(record, indent=2) + "\n")
+    draft.write_text(json.dumps(record, indent=2) + "\n")
+    draft.rename(lab_file(lab.root))  # In one step: killed before, there is no lab; after, one that can be removed.
 
 
 def load_lab(root: Path) -> LabLayout:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,13 +138,28 @@ def kill_node(lab: LabLayout, node: NodeLayout) -> None:
     pid = init_pid(node)
     if underlay.has_namespace(lab.fabric):
         underlay.unplug_node(lab, node)
-    if pid:
-        os.kill(pid, signal.SIGKILL)
-        if cgroups.has_frozen(node.cgroup):
-            cgroups.set_frozen(node.cgroup, is_frozen=False)
-        wait_until(lambda: not init_pid(node), f"the processes of {node.name} did not end")
+    for number in {pid, *_stray_inits(node)} - {0}:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    if cgroups.has_frozen(node.cgroup):
+        cgroups.set_frozen(node.cgroup, is_frozen=False)
+    wait_until(lambda: not init_pid(node), f"the processes of {node.name} did not end")
     wait_until(lambda: not cgroups.members(node.cgroup), f"the containers of {node.name} did not end")
     node.socket.unlink(missing_ok=True)
+
+
+def _stray_inits(node: NodeLayout) -> set[int]:
+    """First processes of this node, and their makers, of which a killed `lab up` left no record."""
+    found: set[int] = set()
+    own = [b"skep.lab.init", os.fsencode(node.cgroup), os.fsencode(node.init_file)]
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().split(b"\0")
+        except OSError:
+            continue  # It ended meanwhile.
+        if all(word in words for word in own):
+            found.add(int(file.parent.name))
+    return found
 
 
 def freeze_node(node: NodeLayout, *, is_frozen: bool) -> None:
