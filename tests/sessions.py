@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from skep.agent.wants import Wants
 from skep.edge.clock import SystemClock, SystemDice
 from skep.model.assignment import Delta
 from skep.model.errors import SkepError
 from skep.model.node import NodeDescription
-from skep.model.session import Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
+from skep.model.session import FileSent, FileWanted, Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
 from skep.store.changes import Batch
 from skep.store.state import View
 
@@ -103,14 +104,20 @@ class FakeHandler:
     is_strict: bool = True
     unstored: dict[str, TaskReport] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    outdated: asyncio.Event = field(default_factory=asyncio.Event)
+    wants: Wants = field(default_factory=Wants)
     applied: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def hello(self) -> Hello:
         self.hellos += 1
+        self.wants.renew()
         if self.unstored:
             self.news.set()
         description = NodeDescription(hostname="host")
         return Hello(description=description, underlay="192.0.2.1", epoch=self.epoch, assignment_version=self.version)
+
+    async def wait_outdated(self) -> None:
+        await self.outdated.wait()
 
     async def assign(self, epoch: str, delta: Delta) -> None:
         if delta.base and (delta.base, epoch) != (self.version, self.epoch) and self.is_strict:
@@ -140,6 +147,12 @@ class FakeHandler:
         for report in reports:
             if self.unstored.get(report.task_id) == report:
                 del self.unstored[report.task_id]
+
+    async def next_wanted(self) -> Sequence[FileWanted]:
+        return await self.wants.next()
+
+    def file_sent(self, sent: FileSent) -> None:
+        self.wants.take(sent)
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers

@@ -9,6 +9,7 @@ from skep.agent.agent import Agent, Ports
 from skep.agent.description import NodeFacts
 from skep.core.mesh.intent import NodeIntent
 from skep.core.names import ZoneItem
+from skep.edge.task_files import MemoryFiles, file_system_of
 from skep.model.assignment import AssignedTask, ClusterFacts, Delta, Item, OverlayNetwork
 from skep.model.lifecycle import TaskState
 from skep.model.network import Attachment, IPAMConfig
@@ -288,6 +289,7 @@ class NodeUnderTest:
         self.failpoint = Failpoint()
         self.engine = Engine(self.failpoint)
         self.plane = Plane(self.failpoint)
+        self.files = MemoryFiles(state_dir / "memory", {file_system_of(state_dir)})
         self.boot_id = "boot-1"
         self.reports: dict[str, list[TaskStatus]] = {}
         self.version = 0
@@ -297,7 +299,7 @@ class NodeUnderTest:
         """A new daemon."""
         self.names, self.ears = Names(), Ears()
         facts = NodeFacts(node_id="node1", hostname="alpha", underlay="192.0.2.1", boot_id=self.boot_id)
-        ports = Ports(self.engine, self.plane, self.names, self.ears, QuickClock(self.speed))
+        ports = Ports(self.engine, self.plane, self.names, self.ears, QuickClock(self.speed), files=self.files)
         self.agent = Agent(facts, ports, self.state_dir)
         self.agent.load()
         self._tasks: list[asyncio.Task[None]] = []

@@ -14,7 +14,6 @@ from skep.model.service import (
     PortConfig,
     Protocol,
     PublishMode,
-    SecretReference,
 )
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import ContainerRejected, ContainerState
@@ -168,11 +167,6 @@ async def test_an_oom_kill_says_so(tmp_path: Path) -> None:
             a_container_spec(hostname="{{.Task.Nope}}"),
             'expanding hostname failed: template "{{.Task.Nope}}" names ".Task.Nope", which does not exist',
             id="template",
-        ),
-        pytest.param(
-            a_container_spec(secrets=[SecretReference(secret_id="x")]),
-            "this node cannot supply secrets and configs to a task: remove them from the service",
-            id="secrets",
         ),
     ],
 )

@@ -79,7 +79,13 @@ def adopt(assigned: AssignedTask, record: TaskRecord | None, inventory: Inventor
         # After a reboot podman shows what ran as merely created, so the container's own state cannot be trusted here.
         is_lost=was_started and not (has_sandbox and is_same_boot),
     )
-    return Found(observed=observed, status=status, container=container, has_sandbox=has_sandbox)
+    return Found(
+        observed=observed,
+        status=status,
+        container=container,
+        has_sandbox=has_sandbox,
+        has_record=record is not None,
+    )
 
 
 def _status(told: TaskStatus, record: TaskRecord | None) -> TaskStatus:

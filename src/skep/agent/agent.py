@@ -22,21 +22,27 @@ from skep.agent.logs import open_logs
 from skep.agent.network import Mesh
 from skep.agent.records import RecordStore
 from skep.agent.report import ReportBook
+from skep.agent.wants import Wants
 from skep.core.templates import NodeNames
 from skep.lib.durations import SECOND
 from skep.model.assignment import AssignedTask, Delta
 from skep.model.lifecycle import TaskState, is_terminal
-from skep.model.session import Hello, LogRequest, ManagerAddress, StreamData, TaskReport
+from skep.model.node import NodeDescription
+from skep.model.session import FileSent, FileWanted, Hello, LogRequest, ManagerAddress, StreamData, TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock
 from skep.ports.dataplane import DataPlane, DataPlaneFailure
+from skep.ports.files import FilePlaces
 from skep.ports.probe import Probe
 from skep.ports.resolver import NameServer
 from skep.ports.runtime import Container, ContainerState, Runtime, RuntimeFailure
 
 LOOK_PERIOD = 15 * SECOND
 """How often all containers are looked at, in case an exit was missed."""
+
+DESCRIBE_PERIOD = 5 * SECOND
+"""How often the node is looked at for something new to tell of it."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +69,7 @@ class Ports:
     names: NameServer
     probe: Probe
     clock: Clock
+    files: FilePlaces | None = None
     connect: Connect | None = None
 
 
@@ -81,6 +88,7 @@ class Agent:
         self._assignments = kept.assignments
         self._mesh = Mesh(self._assignments, ports.plane, ports.names, ports.clock)
         self._book = ReportBook()
+        self._wants = Wants()
         self._host = Host(
             node=NodeNames(facts.node_id, facts.hostname, facts.os, facts.architecture),
             runtime=ports.runtime,
@@ -92,12 +100,16 @@ class Agent:
             mesh=self._mesh,
             boot_id=facts.boot_id,
             report=self._book.note,
+            wants=self._wants,
+            files=ports.files,
         )
         self._executors: dict[str, Executor] = {}
         self._sweeping: set[str] = set()
         self._broken: set[str] = set()
         self._inventory: adoption.Inventory | None = None
         self._is_confirmed = False
+        self._is_current = False
+        self._described: NodeDescription | None = None
         self._is_due = asyncio.Event()
         self._is_empty = asyncio.Event()
         self.managers: Sequence[ManagerAddress] = ()
@@ -137,14 +149,21 @@ class Agent:
                 await self._ports.clock.sleep(between.next())
             else:
                 records = frozenset(self._host.records.task_ids())
+                records |= frozenset(self._ports.files.task_ids() if self._ports.files else ())
                 containers = adoption.own_containers(found, self._facts.node_id, sandboxes | records)
                 return adoption.Inventory(containers, sandboxes, self._facts.boot_id, records)
 
     def _match_executors(self, group: asyncio.TaskGroup) -> None:
-        """Have an executor for every assigned task, and for every one of which something is left to be removed."""
+        """Have an executor for every assigned task, and for every one of which something is left to be removed.
+
+        A task of which nothing is here is begun only once a manager has spoken: after a power cut the memory of the
+        assignments may be an older one, and the task may have run and been removed since.
+        """
         for assigned in list(self._assignments.intent.tasks.values()):
             if assigned.task.id not in self._executors.keys() | self._broken:
-                self._engage(group, assigned)
+                found = self._find(assigned)
+                if self._is_current or found.is_begun:
+                    self._engage(group, assigned, found)
         for task_id in self._leftovers() - self._sweeping:
             if task_id in self._executors:
                 self._executors[task_id].dismiss()
@@ -154,9 +173,8 @@ class Agent:
         if not self._executors and not self._sweeping:
             self._is_empty.set()
 
-    def _engage(self, group: asyncio.TaskGroup, assigned: AssignedTask) -> None:
+    def _engage(self, group: asyncio.TaskGroup, assigned: AssignedTask, found: Found) -> None:
         task_id = assigned.task.id
-        found = self._find(assigned)
         executor = Executor(self._host, assigned, self._assignments.version, found)
         self._executors[task_id] = executor
         self._is_empty.clear()
@@ -260,7 +278,9 @@ class Agent:
 
     async def hello(self) -> Hello:
         self._book.renew()
+        self._wants.renew()
         description, capabilities = await self._descriptions.describe()
+        self._described = description
         return Hello(
             description=description,
             underlay=self._facts.underlay,
@@ -269,11 +289,19 @@ class Agent:
             assignment_version=self._assignments.version,
         )
 
+    async def wait_outdated(self) -> None:
+        while True:
+            await self._ports.clock.sleep(DESCRIBE_PERIOD)
+            description, _ = await self._descriptions.describe()
+            if description != self._described:
+                return
+
     async def assign(self, epoch: str, delta: Delta) -> None:
         if epoch != self._assignments.epoch and delta.base == 0:
             self._mesh.forget()
         change = self._assignments.take(epoch, delta)
         self._is_confirmed = self._is_confirmed or change.is_full
+        self._is_current = True
         self._mesh.note(change)
         self._pass_on(change)
 
@@ -301,6 +329,12 @@ class Agent:
 
     async def reported(self, reports: Sequence[TaskReport]) -> None:
         self._book.confirm(reports)
+
+    async def next_wanted(self) -> Sequence[FileWanted]:
+        return await self._wants.next()
+
+    def file_sent(self, sent: FileSent) -> None:
+        self._wants.take(sent)
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers

@@ -24,10 +24,15 @@ MOUNT_TYPES = ("bind", "volume", "tmpfs")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a container is put into. Attributes: directory: of the task's own files; sandbox: its namespace's path."""
+    """What a container is put into.
+
+    Attributes:
+        directory: Of the task's own files. sandbox: its namespace's path. files: its secrets and configs.
+    """
 
     directory: Path
     sandbox: Path
+    files: Sequence[FileMount] = ()
 
 
 def labels(task: Task, spec: ContainerSpec) -> Mapping[str, str]:
@@ -48,8 +53,6 @@ def check(spec: ContainerSpec) -> None:
     Raises:
         InvalidSpec: the sentence becomes the rejected task's `err`.
     """
-    if spec.secrets or spec.configs:
-        raise InvalidSpec("this node cannot supply secrets and configs to a task: remove them from the service")
     for mount in spec.mounts or ():
         check_mount(mount)
 
@@ -87,7 +90,7 @@ def configure(task: Task, spec: ContainerSpec, around: Surroundings) -> Containe
         user=spec.user,
         groups=spec.groups or (),
         mounts=spec.mounts or (),
-        files=_files(spec, around.directory),
+        files=[*_files(spec, around.directory), *around.files],
         limits=_limits(task),
         tty=spec.tty,
         open_stdin=spec.open_stdin,

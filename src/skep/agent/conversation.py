@@ -1,7 +1,7 @@
 """What an agent and a manager say to each other on one channel, from hello to its end.
 
-Edge: asyncio. Four parts run beside each other: reading, heartbeats, reports, and telling what is applied; the first
-that ends is the end of all.
+Edge: asyncio. Six parts run beside each other: reading, heartbeats, reports, telling what is applied, asking for files,
+and noticing that the hello is out of date; the first that ends is the end of all.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from skep.model.node import TLSInfo
 from skep.model.session import (
     Applied,
     Assignments,
+    FileSent,
     FromAgent,
     FromManager,
     Heartbeat,
@@ -101,10 +102,8 @@ class Conversation:
         Raises:
             SessionOver, Removed, ChannelClosed: why it ended.
         """
-        parts = [
-            asyncio.ensure_future(part)
-            for part in (self._read(learn), self._beat(period), self._report(), self._announce())
-        ]
+        talks = (self._read(learn), self._beat(period), self._report(), self._announce(), self._ask())
+        parts = [asyncio.ensure_future(part) for part in (*talks, self._renew_hello())]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -135,6 +134,8 @@ class Conversation:
                 case ReportStored():
                     self._stored = max(self._stored, message.number)
                     self._is_stored.set()
+                case FileSent():
+                    self._handler.file_sent(message)
                 case Managers():
                     await learn(message.managers)
                 case StreamOpen() | StreamData() | StreamCredit() | StreamEof() | StreamEnd():
@@ -177,6 +178,17 @@ class Conversation:
         while True:
             told = await self._handler.wait_applied(told)
             await self._send(Applied(version=told))
+
+    async def _renew_hello(self) -> None:
+        """End the session when the node has something new to say of itself: the next one begins with it."""
+        await self._handler.wait_outdated()
+        raise SessionOver("the node describes itself anew")
+
+    async def _ask(self) -> None:
+        """Ask for the secrets and configs of tasks that are being prepared."""
+        while True:
+            for wanted in await self._handler.next_wanted():
+                await self._send(wanted)
 
     async def _report(self) -> None:
         """Send what was observed; one report is under way at a time, later observations gather behind it."""

@@ -27,6 +27,7 @@ from skep.model.errors import InvalidSpec
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.task import ContainerStatus, Task, TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
+from skep.ports.files import FilesFailure
 from skep.ports.resolver import NameServiceFailure
 from skep.ports.runtime import (
     Container,
@@ -56,12 +57,18 @@ PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier daemon left of a task. Attributes: observed: see `agent.adoption`."""
+    """What an earlier daemon left of a task. Attributes: observed: see `agent.adoption`; has_record: there is one."""
 
     observed: Observed
     status: TaskStatus
     container: Container | None = None
     has_sandbox: bool = False
+    has_record: bool = False
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything of the task is here."""
+        return self.has_record or self.has_sandbox or self.container is not None
 
 
 class Executor:
@@ -215,6 +222,7 @@ class Executor:
         self._tell(status)
         self._see(state=step.state)
         if is_terminal(step.state):
+            self._host.drop_files(self.task.id)
             self.has_container.set()  # Whoever waits for one need not wait any longer.
 
     async def _save(self, status: TaskStatus) -> None:
@@ -250,7 +258,7 @@ class Executor:
             await self._insist(self._make)
         except Interrupted:
             return
-        except (InvalidSpec, RuntimeFailure, DataPlaneFailure, NameServiceFailure, OSError) as failure:
+        except (InvalidSpec, RuntimeFailure, DataPlaneFailure, NameServiceFailure, FilesFailure, OSError) as failure:
             self._see(refusal=str(failure))
 
     async def _make(self) -> None:
@@ -295,7 +303,7 @@ class Executor:
             except EngineUnreachable as failure:
                 state = self.status.message.split(":")[0]
                 await self._say(f"{state}: waiting for the container engine: {failure}")
-            except (RuntimeFailure, DataPlaneFailure, NameServiceFailure, OSError):
+            except (RuntimeFailure, DataPlaneFailure, NameServiceFailure, FilesFailure, OSError):
                 if between.attempts >= ATTEMPTS - 1:
                     raise
             if await wait_event(self._stop_wanted, self._host.clock, between.next()):

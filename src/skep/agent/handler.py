@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from skep.model.assignment import Delta
-from skep.model.session import Hello, LogRequest, ManagerAddress, StreamData, TaskReport
+from skep.model.session import FileSent, FileWanted, Hello, LogRequest, ManagerAddress, StreamData, TaskReport
 from skep.ports.bytestream import ByteStream
 
 
@@ -17,6 +17,10 @@ class Handler(Protocol):
 
     async def hello(self) -> Hello:
         """What to say first, also after every reconnect: the description as of now and the version held."""
+        ...
+
+    async def wait_outdated(self) -> None:
+        """Wait until `hello` would describe the node otherwise than it did last, as when its engine first answers."""
         ...
 
     async def assign(self, epoch: str, delta: Delta) -> None:
@@ -42,6 +46,14 @@ class Handler(Protocol):
 
     async def reported(self, reports: Sequence[TaskReport]) -> None:
         """These reports are committed by the manager: do not send them again."""
+        ...
+
+    async def next_wanted(self) -> Sequence[FileWanted]:
+        """Wait until a task's secret or config is to be asked for that this session has not asked for yet."""
+        ...
+
+    def file_sent(self, sent: FileSent) -> None:
+        """A manager's answer; nothing of it may be written down."""
         ...
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None: ...

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from skep.agent.network import Mesh
 from skep.agent.records import RecordStore
+from skep.agent.wants import Wants
 from skep.core.templates import NodeNames
 from skep.model.task import TaskStatus
 from skep.ports.clock import Clock
 from skep.ports.dataplane import DataPlane
+from skep.ports.files import FilePlaces
 from skep.ports.probe import Probe
 from skep.ports.resolver import NameServer
 from skep.ports.runtime import Runtime
@@ -23,6 +25,7 @@ class Host:
 
     Attributes:
         boot_id: Differs after every boot of the machine.
+        files: In memory, for secrets and configs; None where there is no such place. wants: asks managers for them.
         report: Takes each status of a task (by id) as it is reached.
     """
 
@@ -36,3 +39,10 @@ class Host:
     mesh: Mesh
     boot_id: str
     report: Callable[[str, TaskStatus], None]
+    wants: Wants
+    files: FilePlaces | None = None
+
+    def drop_files(self, task_id: str) -> None:
+        """Remove a task's secrets and configs from memory."""
+        if self.files is not None:
+            self.files.remove(task_id)

@@ -9,6 +9,7 @@ import asyncio
 import structlog
 
 from skep.agent import container as containers
+from skep.agent import private_files
 from skep.agent.host import Host
 from skep.agent.waiting import BackOff, unless
 from skep.core import templates
@@ -37,7 +38,7 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
         stop_wanted: Ends waiting for the image and the network.
     Raises:
         Interrupted: A stop is wanted. InvalidSpec: it can never run here. RuntimeFailure, DataPlaneFailure,
-        NameServiceFailure, OSError: as their adapters say.
+        FilesFailure, NameServiceFailure, OSError: as their adapters say.
     """
     spec = templates.expand_container(task.spec.container_spec or ContainerSpec(), task, host.node)
     containers.check(spec)
@@ -47,7 +48,8 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
     sandbox = await host.plane.prepare(host.mesh.sandbox_of(task))
     await host.names.open(host.mesh.asker_of(task))
     _write_files(host, task, spec, spec.hostname)
-    around = containers.Surroundings(directory=host.records.path(task.id), sandbox=sandbox)
+    files = await private_files.supply(host, task, spec, stop_wanted)
+    around = containers.Surroundings(directory=host.records.path(task.id), sandbox=sandbox, files=files)
     container_id = await host.runtime.create(containers.configure(task, spec, around))
     if not spec.hostname:  # Docker's default hostname is known only now; nothing has read the files yet.
         _write_files(host, task, spec, container_id[:12])
@@ -97,7 +99,8 @@ def _write_files(host: Host, task: Task, spec: ContainerSpec, hostname: str) -> 
 
 
 async def release_sandbox(host: Host, task_id: str) -> None:
-    """Remove a task's sandbox, however long the kernel refuses."""
+    """Remove a task's sandbox, however long the kernel refuses, and its secrets."""
+    host.drop_files(task_id)
     between = pauses()
     while True:
         try:

@@ -20,7 +20,11 @@ ACTION = re.compile(r"(?:\s*\{\{-(?=\s))|\{\{|(?:(?<=\s)-\}\}\s*)|\}\}")
 FIELD = re.compile(r"(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 INDEX = re.compile(r'index\s+((?:\.[A-Za-z_][A-Za-z0-9_]*)+)\s+"((?:[^"\\]|\\.)*)"')
 
+CALL = re.compile(r'([a-z]+)\s+"((?:[^"\\]|\\.)*)"')
+
 Value = str | Mapping[str, "Value"]
+Function = Callable[[str], str]
+NO_FUNCTIONS: Mapping[str, Function] = {}
 
 
 def _json(text: str) -> str:
@@ -53,14 +57,20 @@ def fields(task: Task, node: NodeNames) -> Mapping[str, Value]:
     }
 
 
-def expand(text: str, values: Mapping[str, Value]) -> str:
+def expand(
+    text: str, values: Mapping[str, Value], functions: Mapping[str, Function] = NO_FUNCTIONS, *, label: str = ""
+) -> str:
     """Fill in one text.
 
+    Args:
+        functions: Further actions of one text each, such as `{{secret "target"}}`.
+        label: What to call the template where something is wrong; empty quotes it whole.
     Raises:
         InvalidSpec: An action is unknown, unclosed or names nothing.
     """
     if "{{" not in text:
         return text
+    context = _Context(values, functions, label or text)
     parts: list[str] = []
     position = 0
     while (opening := ACTION.search(text, position)) is not None:
@@ -70,15 +80,25 @@ def expand(text: str, values: Mapping[str, Value]) -> str:
             continue
         closing = ACTION.search(text, opening.end())
         if closing is None or "}}" not in closing.group():
-            raise InvalidSpec(f'template "{text}" has an unclosed action: end it with "}}}}"')
+            raise InvalidSpec(f'template "{context.text}" has an unclosed action: end it with "}}}}"')
         parts.append(text[position : opening.start()])
-        parts.append(_evaluate(text[opening.end() : closing.start()].strip(), values, text))
+        parts.append(_evaluate(text[opening.end() : closing.start()].strip(), context))
         position = closing.end()
     parts.append(text[position:])
     return "".join(parts)
 
 
-def _evaluate(action: str, values: Mapping[str, Value], text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What an action may name. Attributes: text: the template or its name, for messages."""
+
+    values: Mapping[str, Value]
+    functions: Mapping[str, Function]
+    text: str
+
+
+def _evaluate(action: str, context: _Context) -> str:
+    values, text = context.values, context.text
     if action.startswith("/*") and action.endswith("*/"):
         return ""
     source, *pipes = (part.strip() for part in action.split("|"))
@@ -89,6 +109,8 @@ def _evaluate(action: str, values: Mapping[str, Value], text: str) -> str:
         if isinstance(labels, str):
             raise InvalidSpec(f'template "{text}" cannot index {index[1]}: it is a text, not labels')
         value = labels.get(re.sub(r"\\(.)", r"\1", index[2]), "")
+    elif (call := CALL.fullmatch(source)) and call[1] in context.functions:
+        value = context.functions[call[1]](re.sub(r"\\(.)", r"\1", call[2]))
     else:
         raise InvalidSpec(f'template "{text}" has an unknown action "{action}": use a field like {{{{.Task.Slot}}}}')
     if not isinstance(value, str):

@@ -25,6 +25,7 @@ from skep.manager.logs import TaskLogs
 from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
+from skep.manager.shelf import Shelf
 from skep.model.errors import Unavailable
 from skep.ports.clock import Clock, Dice
 from skep.ports.store import Store
@@ -114,7 +115,8 @@ class ManagerParts:
         leader = Leader(replica, clock, dice, own_node_id=self._membership.node_id)
         epoch = new_id(dice.bytes)
         dispatcher = Dispatcher(epoch, replica.view, clock.now())
-        sessions = Sessions(leader, dispatcher, lambda: replica.view, clock, epoch=epoch)
+        shelf = Shelf(lambda: replica.view, seal)
+        sessions = Sessions(leader, dispatcher, lambda: replica.view, clock, epoch=epoch, files=shelf.answer)
         replica.observers.append(sessions.observe)
         self._sessions = sessions
         control = SwarmControl(

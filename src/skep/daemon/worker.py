@@ -22,6 +22,7 @@ from skep.edge.instance import boot_id
 from skep.edge.podman.runtime import PodmanRuntime
 from skep.edge.probe import ProcProbe
 from skep.edge.process.runtime import ProcessRuntime
+from skep.edge.task_files import MemoryFiles
 from skep.edge.unix_stream import connect_unix
 from skep.model.session import ManagerAddress
 from skep.ports.runtime import Runtime
@@ -73,7 +74,10 @@ class WorkerParts:
             boot_id=boot_id(),
             architecture=machine.architecture(),
         )
-        ports = Ports(self._runtime, plane, self._names, ProcProbe(), self._means.clock, connect_unix)
+        files = MemoryFiles(config.run_dir / "files")
+        ports = Ports(
+            self._runtime, plane, self._names, ProcProbe(), self._means.clock, files=files, connect=connect_unix
+        )
         agent = Agent(facts, ports, config.swarm_dir / "agent")
         agent.load()
         session = AgentSession(

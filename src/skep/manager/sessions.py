@@ -22,6 +22,8 @@ from skep.model.identity import Identity
 from skep.model.node import Node
 from skep.model.session import (
     Applied,
+    FileSent,
+    FileWanted,
     Heartbeat,
     Hello,
     LogRequest,
@@ -83,16 +85,32 @@ class Dispatch(Protocol):
     def tick(self, now: Nanoseconds) -> tuple[Mapping[str, Delta], Nanoseconds | None]: ...
 
 
+def no_files(_node_id: str, wanted: FileWanted) -> FileSent:
+    """The answer of a manager that has no secrets and configs to give."""
+    return FileSent(wanted=wanted, error=f"{wanted.kind} {wanted.file_id} not found")
+
+
 class Sessions:
     """All sessions with this manager."""
 
-    def __init__(self, desk: Desk, dispatch: Dispatch, view: Callable[[], View], clock: Clock, *, epoch: str) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        dispatch: Dispatch,
+        view: Callable[[], View],
+        clock: Clock,
+        *,
+        epoch: str,
+        files: Callable[[str, FileWanted], FileSent] = no_files,
+    ) -> None:
         """Prepare.
 
         Args:
             view: The state as of the last commit this manager saw.
             epoch: The dispatcher's: it names its numbering of versions.
+            files: Answers a node, by id, that asks for a secret or config; see `Shelf`.
         """
+        self._files = files
         self._epoch = epoch
         self._desk = desk
         self._dispatch = dispatch
@@ -302,6 +320,8 @@ class Sessions:
         match message:
             case Heartbeat(applied=version) | Applied(version=version):
                 self._note_applied(session, version)
+            case FileWanted():
+                session.push(self._files(session.node_id, message))
             case Report():
                 session.reports.put_nowait(message)
             case StreamData() | StreamEnd() | StreamCredit():

@@ -58,7 +58,7 @@ class Applied(Record, frozen=True, kw_only=True, tag="applied"):
 
 
 class FileKind(enum.StrEnum):
-    SECRET = "secret"
+    SECRET = "secret"  # noqa: S105  # the word, not one
     CONFIG = "config"
 
 
@@ -208,6 +208,7 @@ FromManager = (
     | Managers
     | Assignments
     | ReportStored
+    | FileSent
     | Refused
     | StreamOpen
     | StreamData
