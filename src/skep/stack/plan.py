@@ -230,10 +230,14 @@ def _name_of(item: Any, name: str) -> str:
             return str(item)
 
 
-def _compared(path: str, old: Any, new: Any) -> Iterator[Difference]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
+def _compared(path: str, old: Any, new: Any, *, is_item: bool = False) -> Iterator[Difference]:
+    """Go down to the fields that differ; an item of a list that came or went is told whole."""
+    old_inner, new_inner = ({} if value is None and not is_item else value for value in (old, new))
+    if not (isinstance(old_inner, dict) and isinstance(new_inner, dict)) or old == new:
         if old != new:
             yield Difference(path, old, new)
         return
-    for key in [*old, *(key for key in new if key not in old)]:
-        yield from _compared(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+    are_items = path.rpartition(".")[2] in UNORDERED
+    for key in [*old_inner, *(key for key in new_inner if key not in old_inner)]:
+        inner = f"{path}.{key}" if path else key
+        yield from _compared(inner, old_inner.get(key), new_inner.get(key), is_item=are_items)
