@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 FOLDERS = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "var/log", "var/run")
@@ -73,12 +74,20 @@ def busybox_root() -> dict[str, RootEntry]:
     return root | {path: RootEntry(content) for path, content in ACCOUNTS.items()}
 
 
-def program_root(programs: Iterable[str | Path], files: Mapping[str, bytes] | None = None) -> dict[str, RootEntry]:
+def program_root(
+    programs: Iterable[str | Path],
+    files: Mapping[str, bytes] | None = None,
+    *,
+    directories: Iterable[Path] = (),
+    left_out: Sequence[str] = (),
+) -> dict[str, RootEntry]:
     """A root of programs with the libraries they load, on top of busybox.
 
     Args:
         programs: Names on PATH or absolute paths, such as `nginx`; each keeps its path.
         files: Further files by absolute path.
+        directories: Taken whole, at the path they have here, such as a database's modules.
+        left_out: Patterns of paths in those directories that are not taken.
     Raises:
         ImageNotMade: One of them is not installed.
     """
@@ -87,7 +96,20 @@ def program_root(programs: Iterable[str | Path], files: Mapping[str, bytes] | No
         program = _find(str(name), str(name))
         for path in (program, *_libraries(program)):
             root[str(path)] = RootEntry(path.read_bytes(), mode=0o755)
+    for directory in directories:
+        root |= _directory(directory, left_out)
     return root | {path: RootEntry(content) for path, content in (files or {}).items()}
+
+
+def _directory(directory: Path, left_out: Sequence[str]) -> dict[str, RootEntry]:
+    """Every file below a directory; links are followed, as what they point at may not be taken."""
+    if not directory.is_dir():
+        raise ImageNotMade(f"{directory} is not here: install the package that has it")
+    found: dict[str, RootEntry] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not any(fnmatch(str(path), pattern) for pattern in left_out):
+            found[str(path)] = RootEntry(path.read_bytes(), mode=path.stat().st_mode & 0o777)
+    return found
 
 
 def root_tar(root: Mapping[str, RootEntry]) -> bytes:
