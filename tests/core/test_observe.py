@@ -8,6 +8,7 @@ from skep.core import observe
 from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState
 from skep.model.node import NodeDescription, NodeState, NodeStatus, TLSInfo
+from skep.model.service import Resources
 from skep.model.session import TaskReport
 from skep.model.task import ContainerStatus, Task, TaskStatus
 from skep.store.state import State
@@ -111,7 +112,7 @@ def test_a_bad_report_does_not_stop_the_others() -> None:
 # --- register ------------------------------------------------------------------
 
 
-DESCRIPTION = NodeDescription(hostname="alpha")
+DESCRIPTION = NodeDescription(hostname="alpha", resources=Resources(nano_cpus=10**9))
 
 
 def test_a_hello_brings_the_node_up() -> None:
@@ -131,7 +132,7 @@ def test_a_hello_without_trust_keeps_what_is_known() -> None:
     commit(state, observe.register(state, "n1", DESCRIPTION, "10.0.0.1", [], NOW))
     node = state.nodes.get("n1")
     assert node is not None
-    assert node.description == NodeDescription(hostname="alpha", tls_info=trust)
+    assert node.description == msgspec.structs.replace(DESCRIPTION, tls_info=trust)
 
 
 def test_a_hello_of_a_stranger_creates_nothing() -> None:

@@ -353,8 +353,17 @@ class Agent:
         await self._is_empty.wait()
         self._assignments.clear()
         self._mesh.forget()
-        await self._ports.plane.clear()
+        await self._clear_plane()
         self._host.records.clear()
+
+    async def _clear_plane(self) -> None:
+        between = preparation.pauses()
+        while True:
+            try:
+                return await self._ports.plane.clear()
+            except DataPlaneFailure as failure:
+                log.warning("the mesh cannot be removed yet", error=str(failure))
+                await self._ports.clock.sleep(between.next())
 
 
 def _internal_error(status: TaskStatus, now: int, error: Exception) -> TaskStatus:

@@ -101,7 +101,7 @@ def register(
     new = returned(node, now)
     new = msgspec.structs.replace(
         new,
-        description=_keep_trust(node, description),
+        description=_keep_known(node, _keep_trust(node, description)),
         status=msgspec.structs.replace(new.status, addr=underlay or node.status.addr),
         capabilities=sorted(capabilities),
     )
@@ -123,3 +123,10 @@ def _keep_trust(node: Node, description: NodeDescription) -> NodeDescription:
     if description.tls_info is None and node.description.tls_info is not None:
         return msgspec.structs.replace(description, tls_info=node.description.tls_info)
     return description
+
+
+def _keep_known(node: Node, description: NodeDescription) -> NodeDescription:
+    """What an agent cannot say while its engine is away stays as it was: its machine has not shrunk."""
+    if description.resources.nano_cpus:
+        return description
+    return msgspec.structs.replace(description, resources=node.description.resources, engine=node.description.engine)

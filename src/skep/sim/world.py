@@ -24,7 +24,7 @@ from skep.model.assignment import BalancedService, PublishedService
 from skep.model.cluster import Authority, JoinTokens
 from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import is_terminal
-from skep.model.node import Role
+from skep.model.node import NodeState, Role
 from skep.model.secret import Sealed
 from skep.model.session import TaskReport
 from skep.ports.dataplane import SandboxConfig
@@ -164,10 +164,12 @@ class World:
             )
 
     def _check_gone(self, task_id: str) -> None:
-        """A task that is forgotten runs nowhere, but on a node that was removed."""
+        """A task that is forgotten runs nowhere, but on a node that is down or removed."""
         for machine in self.machines:
             for container in machine.engine.running():
-                if machine.task_of(container) == task_id and machine.node_id in self.stored.nodes:
+                node = self.stored.nodes.get(machine.node_id)
+                is_lost = node is None or node.status.state is NodeState.DOWN
+                if machine.task_of(container) == task_id and not is_lost:
                     self.failed(f"task {container.config.name} was deleted while it runs")
 
     def launched(self, machine: Machine, container: FakeContainer) -> None:

@@ -79,8 +79,8 @@ def replace(roster: Roster) -> None:
     budget = _budget(roster)
     for key in roster.restless_keys():
         working = roster.working(key)
-        if len(working) != 1:
-            continue
+        if len(working) != 1 or any(roster.has_ended(task) for task in roster.live(key)):
+            continue  # A replacement that failed is followed by the next when its delay is over.
         (task,) = working
         if roster.is_lost(task):
             _replace_lost(roster, key, task)

@@ -1,0 +1,120 @@
+"""What the simulator found, each shown by itself."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests import factories
+from tests.agent.node import EPOCH, NodeUnderTest, a_running_node, assigned, the_cluster, until
+from tests.core.orchestrate.world import World, a_job, a_spec
+
+from skep.core import observe
+from skep.lib.durations import SECOND
+from skep.manager.control.services import rolled_back
+from skep.model.assignment import Delta
+from skep.model.lifecycle import TaskState
+from skep.model.node import EngineDescription, NodeDescription
+from skep.model.service import Resources, Service
+from skep.model.session import TaskReport
+from skep.model.task import TaskStatus
+from skep.ports.dataplane import DataPlaneFailure
+
+
+def test_a_job_that_is_rolled_back_is_in_no_rollback_that_never_ends() -> None:
+    """Seed 10 without faults: its update status said `rollback_started` for ever."""
+    spec = a_spec(mode=a_job(2, 1))
+    service = rolled_back(Service(id="job", spec=spec, previous_spec=spec, spec_version=4), spec, 5, 1)
+    assert service.update_status is None
+    assert service.spec_version == 5
+
+
+def test_a_lost_tasks_replacement_that_is_refused_backs_off() -> None:
+    """Seed 36: while the lost task's node was away, its replacement was made anew at once whenever it was rejected."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec())
+    world.settle()
+    old = world.running()[0]
+    world.kill(old.node_id)
+    for _ in range(6):
+        world.step()
+        world.now += SECOND // 10
+        heir = max(world.tasks(), key=lambda task: task.ordinal)
+        if TaskState.ASSIGNED <= heir.status.state <= TaskState.RUNNING and heir.node_id not in world.dead:
+            status = TaskStatus(state=TaskState.REJECTED, timestamp=world.now)
+            reports = [TaskReport(task_id=heir.id, status=status)]
+            world.dirty.note(factories.commit(world.state, observe.fold(world.state, heir.node_id, reports, world.now)))
+    assert max(task.ordinal for task in world.tasks()) <= old.ordinal + 2
+
+
+@pytest.mark.anyio
+async def test_after_a_power_cut_nothing_is_begun_on_an_old_memory(tmp_path: Path) -> None:
+    """Seed 2: the assignment log lost its end with the power, and a task that had run and was gone ran again."""
+    node = NodeUnderTest(tmp_path)
+    await node.give(the_cluster(), assigned(), is_full=True)
+    old = (tmp_path / "assignments").read_bytes()
+    node.run()
+    await node.reach(TaskState.RUNNING)
+    await node.give(remove=["task/t1"])
+    await until(lambda: not node.engine.containers and not (tmp_path / "tasks" / "t1").exists())
+    await node.kill()
+    (tmp_path / "assignments").write_bytes(old)
+    node.boot_id = "boot-2"
+    node.begin()
+    node.run()
+    try:
+        await asyncio.sleep(0.2)  # Long enough for what would be begun at once.
+        assert len(node.engine.starts) == 1
+        await node.agent.assign(EPOCH, Delta(base=0, version=9, put=[the_cluster(), assigned("t2")]))
+        await node.reach(TaskState.RUNNING, "t2")
+        assert len(node.engine.starts) == 2
+    finally:
+        await node.kill()
+
+
+@pytest.mark.anyio
+async def test_a_removed_node_cleans_up_however_long_its_kernel_refuses(tmp_path: Path) -> None:
+    """Seed 187: the node's session failed when the kernel did not take its rules back at the first try."""
+    async with a_running_node(tmp_path) as node:
+        await node.give(the_cluster(), is_full=True)
+        tries = 0
+        clear = node.plane.clear
+
+        async def refusing_at_first() -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise DataPlaneFailure("netlink: no buffer space available")
+            await clear()
+
+        node.plane.clear = refusing_at_first  # type: ignore[method-assign]  # a kernel that refuses
+        await node.agent.removed("removed")
+        assert node.plane.is_cleared
+        assert tries == 3
+
+
+def test_a_node_whose_engine_is_away_when_its_daemon_starts_keeps_its_resources() -> None:
+    """Seed 25: the hello said no CPUs, and the scheduler believed it until the next session."""
+    has = Resources(nano_cpus=4 * 10**9, memory_bytes=8 << 30)
+    known = NodeDescription(hostname="n1", resources=has, engine=EngineDescription(engine_version="1"))
+    state = factories.a_state(msgspec.structs.replace(factories.a_node("n1"), description=known))
+    plan = observe.register(state, "n1", NodeDescription(hostname="n1-new"), "10.0.0.1", [], 1)
+    factories.commit(state, plan)
+    node = state.nodes.get("n1")
+    assert node is not None
+    assert (node.description.hostname, node.description.resources) == ("n1-new", has)
+
+
+@pytest.mark.anyio
+async def test_a_node_says_hello_again_once_its_engine_answers(tmp_path: Path) -> None:
+    """Seed 25: a description made while the engine was away was never corrected."""
+    node = NodeUnderTest(tmp_path)
+    node.engine.down = True
+    assert (await node.agent.hello()).description.resources.nano_cpus == 0
+    waiting = asyncio.create_task(node.agent.wait_outdated())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    node.engine.down = False
+    await asyncio.wait_for(waiting, 5)
+    assert (await node.agent.hello()).description.resources.nano_cpus > 0
