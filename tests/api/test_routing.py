@@ -58,6 +58,7 @@ def _expected(route: Route) -> Access:
         "info",
         "events",
         "distribution",
+        "skep",
     ):
         return SWARM
     return ENGINE

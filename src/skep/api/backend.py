@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from skep.core.orchestrate.rebalance import Move
+from skep.core.rehearsal import Rehearsal
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
@@ -16,6 +18,7 @@ from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.session import ManagerAddress
 from skep.model.task import Task
+from skep.ports.bytestream import ByteStream
 from skep.ports.logs import TaskLogEntry as TaskLogEntry
 from skep.ports.runtime import EngineFacts, LogOptions
 from skep.store.changes import Batch
@@ -100,6 +103,15 @@ class Control(Protocol):
         ...
 
     async def remove_service(self, reference: str) -> None: ...
+
+    def rehearse_service(self, spec: ServiceSpec, *, reference: str = "") -> Rehearsal:
+        """What would become of a new service, or of `reference` with another spec. Nothing is stored."""
+        ...
+
+    async def rebalance_service(self, reference: str, *, is_dry: bool) -> Sequence[Move]:
+        """Have the tasks moved that would be better off elsewhere; with `is_dry` only say which."""
+        ...
+
     async def update_node(self, reference: str, version: int, spec: NodeSpec) -> Node: ...
     async def remove_node(self, reference: str, *, is_forced: bool) -> None: ...
     async def create_network(self, spec: NetworkSpec) -> Network: ...
@@ -125,6 +137,14 @@ class Control(Protocol):
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""
+        ...
+
+    def open_engine(self, node_id: str) -> ByteStream:
+        """Open a connection to a node's container engine; whether it has one shows when it is first read.
+
+        Raises:
+            Unavailable: The node cannot be reached from this manager.
+        """
         ...
 
 

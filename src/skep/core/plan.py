@@ -65,6 +65,12 @@ class Dirty:
         self.networks |= other.networks
         self.is_cluster = self.is_cluster or other.is_cluster
 
+    def clear(self) -> None:
+        """Mark nothing any more."""
+        for ids in (self.services, self.tasks, self.nodes, self.networks):
+            ids.clear()
+        self.is_cluster = False
+
     def note(self, batch: Batch) -> None:
         """Mark everything a committed batch touched."""
         for event in batch.events:

@@ -10,6 +10,7 @@ from skep.core import allocate, liveness, observe, schedule
 from skep.core.allocate import Ledger
 from skep.core.liveness import Heartbeats
 from skep.core.orchestrate import reconcile as orchestrate
+from skep.core.orchestrate.rebalance import Rebalancer
 from skep.core.plan import Dirty, Plan
 from skep.core.schedule import Inventory
 from skep.lib.ids import new_id
@@ -40,7 +41,15 @@ class Leader:
         self._ledger = Ledger()
         self._inventory = Inventory.of(replica.view)
         self._heartbeats = self._new_heartbeats()
-        decisions = (self._judge, self._allocate, self._orchestrate, self._allocate, self._schedule)
+        self._rebalancer = Rebalancer()
+        decisions = (
+            self._judge,
+            self._allocate,
+            self._orchestrate,
+            self._allocate,
+            self._schedule,
+            self._rebalance,
+        )
         self._loop = DecisionLoop(replica, clock, decisions, lease=lease)
 
     async def run(self) -> None:
@@ -52,6 +61,7 @@ class Leader:
         view = self._replica.view
         self._ledger = Ledger.of(view)
         self._inventory = Inventory.of(view)
+        self._rebalancer = Rebalancer()
         self._heartbeats = self._new_heartbeats()
         observers: Sequence[Callable[[Batch], None]] = (self._ledger.observe, self._inventory.observe, self._forget)
         self._replica.observers.extend(observers)
@@ -107,6 +117,9 @@ class Leader:
 
     def _schedule(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         return schedule.reconcile(view, dirty, self._inventory, now)
+
+    def _rebalance(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
+        return self._rebalancer.reconcile(view, dirty, self._inventory, now)
 
     # --- in memory -------------------------------------------------------------------
 

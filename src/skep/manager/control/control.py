@@ -7,6 +7,8 @@ daemon, which passes one for the other, is where the type checker compares them.
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from skep.core.orchestrate.rebalance import Move
+from skep.core.rehearsal import Rehearsal
 from skep.manager.control import find
 from skep.manager.control.cluster import ClusterSettings
 from skep.manager.control.files import Configs, Sealer, Secrets
@@ -17,15 +19,22 @@ from skep.manager.control.writes import Writes
 from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica, Subscription
 from skep.model.cluster import Cluster, SwarmSpec
+from skep.model.errors import Unavailable
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.task import Task
+from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock, Dice
 from skep.ports.logs import LogSource, TaskLogEntry
 from skep.ports.runtime import LogOptions
 from skep.store.state import View
+
+
+def no_engine(node_id: str) -> ByteStream:
+    """Where no node can be asked."""
+    raise Unavailable(f"node {node_id} is not available")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Surroundings:
     Attributes:
         tls_info: What the API says of the swarm's trust, as of now.
         sealer: Under the cluster's data key.
+        open_engine: Connects to a node's container engine; see `manager.sessions`.
     """
 
     clock: Clock
@@ -42,6 +52,7 @@ class Surroundings:
     tls_info: Callable[[], TLSInfo]
     sealer: Sealer
     logs: LogSource
+    open_engine: Callable[[str], ByteStream] = no_engine
 
 
 class SwarmControl:
@@ -112,8 +123,17 @@ class SwarmControl:
     async def remove_service(self, reference: str) -> None:
         await self._services.remove(reference)
 
+    def rehearse_service(self, spec: ServiceSpec, *, reference: str = "") -> Rehearsal:
+        return self._services.rehearse(spec, reference)
+
+    async def rebalance_service(self, reference: str, *, is_dry: bool) -> list[Move]:
+        return await self._services.rebalance(reference, is_dry=is_dry)
+
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         return self._surroundings.logs.logs(tasks, options)
+
+    def open_engine(self, node_id: str) -> ByteStream:
+        return self._surroundings.open_engine(node_id)
 
     # --- nodes, networks, the cluster ------------------------------------------------
 

@@ -5,8 +5,10 @@ Edge: asyncio through `Writes`. Source: swarmkit/manager/controlapi/service.go.
 
 import msgspec
 
-from skep.core.orchestrate import modes
-from skep.core.orchestrate import jobs
+from skep.core.orchestrate import jobs, modes, rebalance
+from skep.core.orchestrate.rebalance import Move
+from skep.core.rehearsal import Rehearsal, rehearse
+from skep.core.schedule import Inventory
 from skep.lib.names import random_name
 from skep.manager.control.find import find_service
 from skep.manager.control.service_checks import check_kept, checked_service
@@ -80,6 +82,37 @@ class Services:
         while any(self._writes.view.services.where("name", name)):
             name = f"{random_name(self._writes.random_bytes)}-{self._writes.new_id()[:6]}"
         return name
+
+    def rehearse(self, spec: ServiceSpec, reference: str = "") -> Rehearsal:
+        """What would become of a new service, or of an existing one with another spec; everything is checked first."""
+        view, now = self._writes.view, self._writes.clock.now()
+        if reference:
+            old = find_service(view, reference)
+            check_kept(old.spec, spec)
+            service = updated(old, checked_service(view, spec, old.id), view.revision + 1)
+        else:
+            checked = checked_service(view, spec)
+            service = Service(id=self._writes.new_id(), spec=checked, spec_version=view.revision + 1)
+        return rehearse(view, counted(service, now), now, self._writes.new_id)
+
+    async def rebalance(self, reference: str, *, is_dry: bool) -> list[Move]:
+        """Mark the tasks of a service that would be better off elsewhere; the leader moves them.
+
+        Returns:
+            The moves; with `is_dry` nothing is stored.
+        """
+        service = find_service(self._writes.view, reference)
+        found: list[Move] = []
+
+        def operation(view: View) -> list[Put]:
+            found[:] = rebalance.moves(view, find_service(view, service.id), Inventory.of(view))
+            return [Put(msgspec.structs.replace(move.task, move=rebalance.REASON)) for move in found]
+
+        if is_dry:
+            operation(self._writes.view)
+        else:
+            await self._writes.transact(operation)
+        return found
 
     def _stored(self, id: str) -> Service:
         service = self._writes.view.services.get(id)

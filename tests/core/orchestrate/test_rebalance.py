@@ -1,0 +1,125 @@
+"""Which tasks are moved to even out a service, by hand and by policy."""
+
+import msgspec
+import pytest
+from tests.factories import GIB, a_cluster, a_node, a_service, a_state, a_task, a_template
+
+from skep.core.orchestrate.rebalance import SETTLED_AFTER, Rebalancer, moves
+from skep.core.plan import Dirty
+from skep.core.schedule import Inventory
+from skep.lib.durations import SECOND
+from skep.model.base import Object
+from skep.model.cluster import Cluster, SwarmSpec
+from skep.model.lifecycle import TaskState
+from skep.model.node import Availability, Node
+from skep.model.service import Service, TaskSpec, UpdateConfig, UpdateStatus
+from skep.model.task import Task
+from skep.store.changes import Put
+from skep.store.state import State
+
+NOW = 10_000 * SECOND
+
+
+def placed(service: Service, *node_ids: str) -> list[Task]:
+    """Running tasks, the first the oldest."""
+    return [
+        a_task(f"t{n}", service=service, slot=n, state=TaskState.RUNNING, node_id=node_id, created_at=n)
+        for n, node_id in enumerate(node_ids, 1)
+    ]
+
+
+def found(service: Service, *objects: Object) -> list[tuple[str, str]]:
+    view = a_state(service, *objects)
+    inventory = Inventory.of(view)
+    before = {id: (dict(site.by_service), site.total, site.memory_used) for id, site in inventory.sites.items()}
+    answer = [(move.task.id, move.target_id) for move in moves(view, service, inventory)]
+    after = {id: (dict(site.by_service), site.total, site.memory_used) for id, site in inventory.sites.items()}
+    assert before == after, "trying leaves the inventory as it was"
+    return answer
+
+
+def template(**fields: object) -> TaskSpec:
+    return a_template(**fields)  # type: ignore[arg-type]  # each case gives the fields it is about
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes", "places", "expected"),
+    [
+        pytest.param({}, ["a", "b"], "aaaa", [("t4", "b"), ("t3", "b")], id="an-empty-node-gets-the-newest"),
+        pytest.param({}, ["a", "b"], "aab", [], id="one-more-is-even-enough"),
+        pytest.param({}, ["a", "b", "c"], "aaabbb", [("t6", "c"), ("t3", "c")], id="from-each-of-two"),
+        pytest.param({"max_replicas": 2}, ["a", "b"], "aabb", [], id="full-by-max-replicas"),
+        pytest.param({"constraints": ["node.id==a"]}, ["a", "b"], "aaaa", [], id="only-where-it-may-be"),
+        pytest.param({"memory": 16 * GIB}, ["a", "b"], "aaaa", [], id="only-where-there-is-room"),
+    ],
+)
+def test_moves(spec: dict[str, object], nodes: list[str], places: str, expected: list[tuple[str, str]]) -> None:
+    web = a_service(template=template(**spec))
+    assert found(web, *map(a_node, nodes), *placed(web, *places)) == expected
+
+
+def test_spread_preferences_come_before_nodes() -> None:
+    web = a_service(template=a_template(spread=["node.labels.zone"]))
+    zones = [a_node("a", labels={"zone": "1"}), a_node("b", labels={"zone": "1"}), a_node("c", labels={"zone": "2"})]
+    assert found(web, *zones, *placed(web, "a", "b", "c", "c")) == [], "two in each zone is even"
+    assert found(web, *zones, *placed(web, "a", "a", "b", "b")) == [("t4", "c"), ("t3", "c"), ("t2", "b")]
+
+
+def test_nodes_that_take_no_tasks_get_none() -> None:
+    web = a_service()
+    paused = a_node("b", availability=Availability.PAUSE)
+    assert found(web, a_node("a"), paused, *placed(web, "a", "a", "a")) == []
+
+
+def test_a_service_that_is_on_the_move_is_left_alone() -> None:
+    web = a_service()
+    tasks = placed(web, "a", "a", "a")
+    starting = [msgspec.structs.replace(tasks[0], move="why"), *tasks[1:]]
+    assert found(web, a_node("a"), a_node("b"), *starting) == []
+    rolling = msgspec.structs.replace(web, update_status=UpdateStatus(state="updating"))
+    assert found(rolling, a_node("a"), a_node("b"), *tasks) == []
+
+
+# --- by policy -------------------------------------------------------------------
+
+
+def automatic(policy: str = "auto") -> Cluster:
+    return a_cluster(spec=SwarmSpec(labels={"skep.rebalance": policy}))
+
+
+def up_since(id: str, moment: int) -> Node:
+    node = a_node(id)
+    return msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, since=moment))
+
+
+def marked(view: State, now: int, rebalancer: Rebalancer | None = None, dirty: Dirty | None = None) -> list[str]:
+    plan = (rebalancer or Rebalancer()).reconcile(view, dirty or Dirty(), Inventory.of(view), now)
+    return [change.value.id for change in plan.changes if isinstance(change, Put)]
+
+
+def test_a_settled_node_gets_tasks_few_at_a_time() -> None:
+    web = a_service()
+    web = msgspec.structs.replace(
+        web, spec=msgspec.structs.replace(web.spec, update_config=UpdateConfig(parallelism=1))
+    )
+    view = a_state(automatic(), web, a_node("a"), up_since("b", NOW), *placed(web, "a", "a", "a", "a"))
+    rebalancer = Rebalancer()
+    early = rebalancer.reconcile(view, Dirty(), Inventory.of(view), NOW + SECOND)
+    assert (early.changes, early.wake_at) == ((), NOW + SETTLED_AFTER)
+    assert marked(view, NOW + SETTLED_AFTER, rebalancer) == ["t4"]
+    assert marked(view, NOW + SETTLED_AFTER + 1, rebalancer) == [], "nothing new"
+    assert marked(view, NOW + SETTLED_AFTER + 2, rebalancer, Dirty(services={"web"})) == ["t4"]
+
+
+def test_without_the_policy_nothing_moves() -> None:
+    web = a_service()
+    tasks = placed(web, "a", "a", "a", "a")
+    for cluster in (a_cluster(), automatic("manual")):
+        assert marked(a_state(cluster, web, a_node("a"), a_node("b"), *tasks), NOW) == []
+
+
+def test_what_was_tried_in_vain_is_not_tried_again() -> None:
+    web = a_service()
+    tasks = placed(web, "a", "a", "a")
+    vain = a_task("x", service=web, slot=3, state=TaskState.FAILED, desired=TaskState.SHUTDOWN, node_id="b", ordinal=9)
+    assert marked(a_state(automatic(), web, a_node("a"), a_node("b"), *tasks, vain), NOW) == []
