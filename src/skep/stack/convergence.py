@@ -89,6 +89,8 @@ def judge(service: Json, tasks: Sequence[Json], swarm: Swarm, *, is_changed: boo
     wanted = _wanted(service)
     update = (service.get("UpdateStatus") or {}) if is_changed else {}
     reasons = tuple(_reason(name, slot, swarm) for slot in slots.values() if not _is_fine(slot, swarm))
+    if update.get("State") == "paused" and done >= wanted and not _restarts_always(service):
+        update = {}  # To an update, a task that has done its work has ended early; to this service it has not.
     if update.get("State") in ("paused", "rollback_paused", "rollback_started", "rollback_completed"):
         told = f"{name}: {update['State'].replace('_', ' ')}: {update.get('Message', '')}".rstrip(": ")
         return Judgement(name, Standing.FAILED, done, wanted, (told, *reasons), completed)
