@@ -19,6 +19,7 @@ from skep.model.service import Service, ServiceSpec
 from skep.model.session import ManagerAddress
 from skep.model.task import Task
 from skep.ports.bytestream import ByteStream
+from skep.ports.bytestream import ByteStream
 from skep.ports.logs import TaskLogEntry as TaskLogEntry
 from skep.ports.runtime import EngineFacts, LogOptions
 from skep.store.changes import Batch
@@ -137,6 +138,14 @@ class Control(Protocol):
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""
+        ...
+
+    def open_engine(self, node_id: str) -> ByteStream:
+        """Open a connection to a node's container engine; whether it has one shows when it is first read.
+
+        Raises:
+            Unavailable: The node cannot be reached from this manager.
+        """
         ...
 
     def open_engine(self, node_id: str) -> ByteStream:

@@ -18,7 +18,8 @@ from skep.api.backend import Control, LocalNode
 from skep.api.connection import Connection
 from skep.api.errors import TooLarge, TooSlow
 from skep.api.events import EventHub
-from skep.api.passthrough import Engine
+from skep.api.passthrough import LocalEngine
+from skep.api.reach import Engines
 from skep.model.errors import InvalidSpec
 from skep.ports.clock import Clock
 
@@ -38,8 +39,13 @@ class Backend:
 
     node: LocalNode
     clock: Clock
-    engine: Engine
+    engines: Engines
     events: EventHub
+
+    @property
+    def engine(self) -> LocalEngine:
+        """This node's own."""
+        return self.engines.local
 
 
 @dataclass(slots=True)

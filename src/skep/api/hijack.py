@@ -1,6 +1,6 @@
 """Attach and exec: a request whose connection becomes a raw two-way stream to the engine.
 
-Edge: the client's connection and the engine's unix socket. The end of either direction is passed on as just that (a
+Edge: the client's connection and one to the engine. The end of either direction is passed on as just that (a
 half-close), so `docker exec -i` gets all its output after its input has ended, and a program that ends before
 its input does loses none of its output either.
 Source: moby's api/server/router/container, "hijacking"; RFC 9110 section 7.8.
@@ -8,17 +8,20 @@ Source: moby's api/server/router/container, "hijacking"; RFC 9110 section 7.8.
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
 from aiohttp import web
 
 from skep.api.call import Call
-from skep.api.connection import Connection, Hijacked
+from skep.api.connection import Hijacked
 from skep.api.errors import EngineFailure
-from skep.api.passthrough import passed_headers
-from skep.model.errors import Unavailable
+from skep.api.passthrough import Engine, passed_headers
+from skep.model.errors import SkepError, Unavailable
+from skep.ports.bytestream import ByteStream, StreamBroken
+
+log = structlog.get_logger(__name__)
 
 FAREWELL_S = 5.0
 """How long a client may take to close after the end of the output."""
@@ -28,26 +31,18 @@ _CHUNK = 65_536
 
 
 class _Line:
-    """The engine's socket, written and read apart: a write that fails must not end the reading of what was said before.
+    """A connection to the engine, whose answer's header is read before the rest."""
 
-    asyncio's transports do just that, which is why this is a plain socket.
-    """
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, stream: ByteStream) -> None:
+        self.send = stream.send
+        self.send_end = stream.send_end
+        self._stream = stream
         self._ahead = b""
-
-    async def send(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self._socket, data)
-
-    def send_end(self) -> None:
-        self._socket.shutdown(socket.SHUT_WR)
 
     async def receive(self) -> bytes:
         """Some bytes; none at the end."""
         data, self._ahead = self._ahead, b""
-        return data or await self._loop.sock_recv(self._socket, _CHUNK)
+        return data or await self._stream.receive()
 
     async def receive_until(self, mark: bytes) -> bytes:
         """Everything up to a mark, which is left out."""
@@ -81,18 +76,20 @@ class _Head:
     headers: Mapping[str, str]
 
 
-async def relay(call: Call) -> web.StreamResponse:
+async def relay(call: Call, engine: Engine, path: str) -> web.StreamResponse:
     """Pass the request on to the engine; if it agrees to a raw stream, carry it until the engine ends it.
 
+    Args:
+        path: What to ask for there, quoted, without version and query.
     Raises:
-        EngineFailure, Unavailable.
+        EngineFailure, Unavailable, Unsupported.
     """
     body = await call.body()
-    request = await _request_text(call, body)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connected:
-        line = _Line(connected)
+    request = await _request_text(call, await engine.path_for(call, path), body)
+    stream = await engine.connect()
+    try:
+        line = _Line(stream)
         try:
-            await asyncio.get_running_loop().sock_connect(connected, str(call.backend.engine.socket))
             await line.send(request + body)
             head = await _receive_head(line)
             if head.status != 101:
@@ -101,16 +98,18 @@ async def relay(call: Call) -> web.StreamResponse:
                     body=await _receive_refusal(line, head),
                     headers={"Content-Type": head.headers.get("content-type", "application/json")},
                 )
-        except OSError as error:
-            raise Unavailable(f"the container engine does not answer: {error.strerror}") from error
+        except StreamBroken as error:
+            raise Unavailable(f"the container engine does not answer: {error}") from error
         await _carry(call, head, line)
         return Hijacked()
+    finally:
+        await stream.close()
 
 
-async def _request_text(call: Call, body: bytes) -> bytes:
+async def _request_text(call: Call, target: str, body: bytes) -> bytes:
     headers = passed_headers(call.request.headers)
     headers.update({"Host": "engine", "Connection": "Upgrade", "Upgrade": "tcp", "Content-Length": str(len(body))})
-    lines = [f"{call.request.method} {await call.backend.engine.path_for(call)} HTTP/1.1"]
+    lines = [f"{call.request.method} {target} HTTP/1.1"]
     lines.extend(f"{name}: {value}" for name, value in headers.items())
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
@@ -160,7 +159,7 @@ async def _carry(call: Call, head: _Head, line: _Line) -> None:
     transport.write(_answer_text(call, head))
     upload = asyncio.create_task(_upload(source, line))
     try:
-        await _download(line, transport, call.connection)
+        await _download(line, transport, call)
     finally:
         upload.cancel()
         await asyncio.wait([upload])
@@ -185,15 +184,17 @@ async def _upload(source: asyncio.StreamReader, line: _Line) -> None:
     try:
         while data := await source.read(_CHUNK):
             await line.send(data)
-        line.send_end()
-    except OSError:
+        await line.send_end()
+    except StreamBroken:
         pass  # The program has ended and takes no more input; its output still counts.
 
 
-async def _download(line: _Line, transport: asyncio.Transport, connection: Connection) -> None:
+async def _download(line: _Line, transport: asyncio.Transport, call: Call) -> None:
     try:
         while data := await line.receive():
             transport.write(data)
-            await connection.drain()
-    except ConnectionResetError:
+            await call.connection.drain()
+    except StreamBroken:
         pass  # The engine closed without taking all input; what it had said before was read.
+    except SkepError as reason:
+        log.info("a connection to a node's engine broke", path=call.path, reason=str(reason))

@@ -1,12 +1,13 @@
-"""Requests passed to the node's own container engine and its answers passed back, as they come.
+"""Requests passed to a container engine and its answers passed back, as they come.
 
-Edge: HTTP over the engine's unix socket. Bodies stream both ways without being held; when the client leaves, the engine
-is let go too. The engine may speak an older API than we do: paths get the newest version both know.
+Edge: HTTP, to this node's own engine over its unix socket. Bodies stream both ways without being held; when the client
+leaves, the engine is let go too. An engine may speak an older API than we do: paths get the newest version both know.
 """
 
+import abc
 import http
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,8 +20,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from skep.api import versions
 from skep.api.backend import LocalNode
 from skep.api.errors import EngineFailure
+from skep.edge.unix_stream import connect_unix
 from skep.model.codec import MALFORMED
 from skep.model.errors import Unavailable, Unsupported
+from skep.ports.bytestream import ByteStream, StreamBroken
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -52,42 +55,27 @@ class Passed(Protocol):
     async def invite_body(self) -> None: ...
 
 
-class Engine:
-    """The node's engine, if it can be spoken to with Docker's API."""
+class Engine(abc.ABC):
+    """A container engine that can be spoken to with Docker's API."""
 
-    def __init__(self, node: LocalNode) -> None:
-        self._node = node
-        self._session: aiohttp.ClientSession | None = None
-        self._socket: Path | None = None
+    def __init__(self) -> None:
         self._version: versions.Version | None = None
 
-    @property
-    def is_there(self) -> bool:
-        return self._node.passthrough is not None
-
-    @property
-    def socket(self) -> Path:
-        """The engine's unix socket.
+    @abc.abstractmethod
+    async def connect(self) -> ByteStream:
+        """Open a connection of its own, for what is no plain HTTP; the caller closes it.
 
         Raises:
-            Unsupported: This node's engine has none.
+            Unsupported, Unavailable: There is no such engine, or it does not answer.
         """
-        path = self._node.passthrough
-        if path is None:
-            raise Unsupported(
-                "this node's engine runs tasks only: it has no containers or images of its own; "
-                "use a node with the podman or docker engine"
-            )
-        return path
 
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+    @abc.abstractmethod
+    def _session(self) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+        """The HTTP client for one request."""
 
     async def version(self) -> versions.Version:
         """The newest API version both sides know."""
-        if self._version is None or self._socket != self.socket:
+        if self._version is None:
             document = await self.ask_json("GET", "/version")
             major, _, minor = str(document.get("ApiVersion", "")).partition(".")
             if not (major.isdecimal() and minor.isdecimal()):
@@ -117,18 +105,23 @@ class Engine:
             except MALFORMED as error:
                 raise EngineFailure(f"the container engine's answer to {path} cannot be read: {error}") from error
 
-    async def path_for(self, call: Passed) -> str:
-        """The request's path and query with a version the engine accepts."""
+    async def path_for(self, call: Passed, path: str | None = None) -> str:
+        """The request's path and query with a version the engine accepts.
+
+        Args:
+            path: Instead of the request's own; quoted, without version and query.
+        """
         target = call.request.rel_url
-        _, rest = versions.split_path(target.raw_path)
+        rest = path or versions.split_path(target.raw_path)[1]
         query = f"?{target.raw_query_string}" if target.raw_query_string else ""
         return f"/v{versions.spell(min(call.version, await self.version()))}{rest}{query}"
 
-    async def relay(self, call: Passed, body: bytes | None = None) -> web.StreamResponse:
+    async def relay(self, call: Passed, body: bytes | None = None, *, path: str | None = None) -> web.StreamResponse:
         """Pass a request on and its answer back.
 
         Args:
             body: Its body if it has been read already; None streams it from the client.
+            path: See `path_for`.
         """
         request = call.request
         headers = passed_headers(request.headers)
@@ -138,7 +131,8 @@ class Engine:
             data = request.content.iter_any()
             if request.content_length is not None:
                 headers["Content-Length"] = str(request.content_length)
-        async with self.ask(request.method, await self.path_for(call), headers=headers, data=data) as answer:
+        target = await self.path_for(call, path)
+        async with self.ask(request.method, target, headers=headers, data=data) as answer:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(returned_headers(answer.headers))
             response.headers.update(call.headers)
@@ -158,30 +152,82 @@ class Engine:
         Args:
             options: As of aiohttp's `ClientSession.request`.
         Raises:
-            EngineFailure, Unavailable.
+            EngineFailure, Unavailable, Unsupported.
         """
-        session = await self._connected()
-        try:
-            async with session.request(method, yarl.URL(f"http://engine{path}", encoded=True), **options) as response:
-                yield response
-        except (aiohttp.ClientConnectorError, FileNotFoundError) as error:
-            raise Unavailable(f"the container engine does not answer at {self._socket}: {error}") from error
-        except aiohttp.ClientError as error:
-            raise EngineFailure(f"the container engine broke off: {error}") from error
+        url = yarl.URL(f"http://engine{path}", encoded=True)
+        async with self._session() as session:
+            try:
+                async with session.request(method, url, **options) as response:
+                    yield response
+            except (aiohttp.ClientConnectorError, FileNotFoundError) as error:
+                raise Unavailable(f"the container engine does not answer: {error}") from error
+            except aiohttp.ClientError as error:
+                raise EngineFailure(f"the container engine broke off: {error}") from error
 
-    async def _connected(self) -> aiohttp.ClientSession:
+
+class LocalEngine(Engine):
+    """This node's own, on its unix socket."""
+
+    def __init__(self, node: LocalNode) -> None:
+        super().__init__()
+        self._node = node
+        self._client: aiohttp.ClientSession | None = None
+        self._socket: Path | None = None
+
+    @property
+    def is_there(self) -> bool:
+        return self._node.passthrough is not None
+
+    @property
+    def socket(self) -> Path:
+        """The engine's unix socket.
+
+        Raises:
+            Unsupported: This node's engine has none.
+        """
+        path = self._node.passthrough
+        if path is None:
+            raise Unsupported(
+                "this node's engine runs tasks only: it has no containers or images of its own; "
+                "use a node with the podman or docker engine"
+            )
+        return path
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def version(self) -> versions.Version:
+        if self._socket != self.socket:
+            self._version = None
+        return await super().version()
+
+    async def connect(self) -> ByteStream:
+        try:
+            return await connect_unix(self.socket)
+        except StreamBroken as error:
+            raise Unavailable(f"the container engine does not answer: {error}") from error
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
         path = self.socket
-        if self._session is None or self._socket != path:
+        if self._client is None or self._socket != path:
             await self.close()
             self._socket, self._version = path, None
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(path), limit=0),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-                auto_decompress=False,
-                requote_redirect_url=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            )
-        return self._session
+            self._client = client_session(aiohttp.UnixConnector(str(path), limit=0))
+        yield self._client
+
+
+def client_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    """A client that adds nothing of its own to what is passed through it."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+        auto_decompress=False,
+        requote_redirect_url=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+    )
 
 
 def passed_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -24,7 +24,7 @@ from skep.api.backend import LocalNode
 from skep.api.call import Backend, Call, RouteTable
 from skep.api.connection import Connection
 from skep.api.events import EventHub
-from skep.api.passthrough import Engine
+from skep.api.reach import Engines
 from skep.edge import tls
 from skep.model.errors import Forbidden, NotFound
 from skep.ports.clock import Clock
@@ -48,7 +48,7 @@ class ApiServer:
         Raises:
             UnguardedRoute: A route does not say who may call it.
         """
-        self._backend = Backend(node, clock, Engine(node), EventHub(node, clock))
+        self._backend = Backend(node, clock, Engines(node), EventHub(node, clock))
         self._table = RouteTable(routes.ALL)
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []

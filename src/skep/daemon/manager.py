@@ -127,6 +127,7 @@ class ManagerParts:
                 tls_info=lambda: authority.tls_facts,
                 sealer=seal,
                 logs=TaskLogs(sessions.open_stream, clock),
+                open_engine=sessions.open_engine,
             ),
         )
         self._control = control

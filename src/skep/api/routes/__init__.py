@@ -1,7 +1,7 @@
 """Every route of the API, in the order in which they are tried."""
 
 from skep.api.call import Route
-from skep.api.routes import engine, events, files, networks, nodes, services, swarm, system, tasks
+from skep.api.routes import containers, engine, events, files, networks, nodes, services, swarm, system, tasks
 
 ALL: tuple[Route, ...] = (
     *system.ROUTES,
@@ -12,5 +12,6 @@ ALL: tuple[Route, ...] = (
     *tasks.ROUTES,
     *networks.ROUTES,
     *files.ROUTES,
+    *containers.ROUTES,
     *engine.ROUTES,
 )

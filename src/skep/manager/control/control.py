@@ -20,16 +20,23 @@ from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica, Subscription
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.errors import Unavailable
+from skep.model.errors import Unavailable
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.task import Task
 from skep.ports.bytestream import ByteStream
+from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock, Dice
 from skep.ports.logs import LogSource, TaskLogEntry
 from skep.ports.runtime import LogOptions
 from skep.store.state import View
+
+
+def no_engine(node_id: str) -> ByteStream:
+    """Where no node can be asked."""
+    raise Unavailable(f"node {node_id} is not available")
 
 
 def no_engine(node_id: str) -> ByteStream:
@@ -45,6 +52,7 @@ class Surroundings:
         tls_info: What the API says of the swarm's trust, as of now.
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
+        open_engine: Connects to a node's container engine; see `manager.sessions`.
     """
 
     clock: Clock
@@ -52,6 +60,7 @@ class Surroundings:
     tls_info: Callable[[], TLSInfo]
     sealer: Sealer
     logs: LogSource
+    open_engine: Callable[[str], ByteStream] = no_engine
     open_engine: Callable[[str], ByteStream] = no_engine
 
 
@@ -131,6 +140,9 @@ class SwarmControl:
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         return self._surroundings.logs.logs(tasks, options)
+
+    def open_engine(self, node_id: str) -> ByteStream:
+        return self._surroundings.open_engine(node_id)
 
     def open_engine(self, node_id: str) -> ByteStream:
         return self._surroundings.open_engine(node_id)
