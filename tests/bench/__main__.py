@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0:
         print("the benchmarks need root, for namespaces and nftables; run them with sudo", file=sys.stderr)
         return 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     results: list[tuple[str, Figure]] = []
     for group in asked.only or GROUPS:
         started = time.monotonic()
@@ -36,6 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     _write(asked.json, results)
     print(f"\nwritten to {asked.json}")
     return 0 if all(figure.is_met for _, figure in results) else 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Stop where we are and clean up; asyncio's own handler would cancel the cleaning up instead."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
