@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "service": ("skep.cli.commands.service:service", "Manage services."),
     "stack": ("skep.cli.commands.stack:stack", "Manage applications described by Compose files."),
     "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),
+    "task": ("skep.cli.commands.explain:task", "Look into single tasks."),
     "version": ("skep.cli.commands.system:version", "Show the versions of client and daemon."),
 }
 

@@ -13,7 +13,7 @@ import click
 
 from skep.cli import parse, progress, render, service_spec
 from skep.cli.client import Engine, Json, parse_filters, refusals
-from skep.cli.commands import tasks
+from skep.cli.commands import explain, tasks
 from skep.cli.options import filter_option, format_option, quiet_option
 from skep.edge.unix_http import EngineRefused, StreamedReply
 
@@ -49,6 +49,10 @@ def _options(*made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
     return give
 
 
+service.add_command(explain.service_why)
+service.add_command(explain.rebalance)
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be placed where.")
 detach_option = click.option("-d", "--detach", is_flag=True, help="Do not wait until it has converged.")
 
 
@@ -72,11 +76,19 @@ def _finish(engine: Engine, service_id: str, *, is_detached: bool, is_quiet: boo
 )
 @service_spec.shared_options
 @detach_option
+@dry_run_option
 @quiet_option
 @click.pass_obj
 @refusals
 def create(
-    host: str | None, /, image: str, arguments: tuple[str, ...], detach: bool, quiet: bool, **options: Any
+    host: str | None,
+    /,
+    image: str,
+    arguments: tuple[str, ...],
+    detach: bool,
+    dry_run: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Make a service and wait until its tasks run."""
     engine = Engine(host)
@@ -84,6 +96,9 @@ def create(
         spec = service_spec.new_spec(image, arguments, options)
     except parse.BadNotation as error:
         raise click.UsageError(str(error)) from error
+    if dry_run:
+        explain.show_rehearsal(engine, spec)
+        return
     answer = engine.post("/services/create", spec)
     for warning in answer.get("Warnings") or []:
         click.echo(warning, err=True)
@@ -184,10 +199,13 @@ def inspect(host: str | None, services: tuple[str, ...], template: str) -> None:
 )
 @service_spec.shared_options
 @detach_option
+@dry_run_option
 @quiet_option
 @click.pass_obj
 @refusals
-def update(host: str | None, /, reference: str, detach: bool, quiet: bool, rollback: bool, **options: Any) -> None:
+def update(
+    host: str | None, /, reference: str, detach: bool, dry_run: bool, quiet: bool, rollback: bool, **options: Any
+) -> None:
     """Change a service and wait until the change has converged."""
     engine = Engine(host)
     found: Json = engine.get(f"/services/{quote(reference)}")
@@ -197,6 +215,9 @@ def update(host: str | None, /, reference: str, detach: bool, quiet: bool, rollb
             spec = service_spec.changed_spec(spec, options)
         except parse.BadNotation as error:
             raise click.UsageError(str(error)) from error
+    if dry_run:
+        explain.show_rehearsal(engine, found["PreviousSpec"] if rollback else spec, found["ID"])
+        return
     _update(engine, found, spec, rollback=rollback)
     click.echo(reference)
     _finish(engine, found["ID"], is_detached=detach, is_quiet=quiet)

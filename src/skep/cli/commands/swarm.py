@@ -121,9 +121,14 @@ def join_token(host: str | None, role: str, rotate: bool, quiet: bool) -> None:
 @click.option("--task-history-limit", type=int, help="How many ended tasks are kept per slot.")
 @click.option("--dispatcher-heartbeat", type=DURATION, help="How often nodes say that they live.")
 @click.option("--cert-expiry", type=DURATION, help="Life of node certificates.")
+@click.option(
+    "--rebalance",
+    type=click.Choice(["auto", "manual"]),
+    help="auto: services are evened out when nodes were added or came back (label skep.rebalance).",
+)
 @click.pass_obj
 @refusals
-def update(host: str | None, /, **options: int | None) -> None:
+def update(host: str | None, /, rebalance: str | None, **options: int | None) -> None:
     """Change the swarm's settings."""
     engine = Engine(host)
     cluster = engine.get("/swarm")
@@ -137,5 +142,7 @@ def update(host: str | None, /, **options: int | None) -> None:
         if value is not None:
             group, name = places[option]
             spec.setdefault(group, {})[name] = value
+    if rebalance:
+        spec["Labels"] = {**(spec.get("Labels") or {}), "skep.rebalance": rebalance}
     engine.post("/swarm/update", spec, version=cluster["Version"]["Index"])
     click.echo("Swarm updated.")
