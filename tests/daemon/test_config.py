@@ -98,13 +98,14 @@ def test_overlays_cannot_use_an_address_of_another_machine(
         advertise.underlay(data_path_addr, "203.0.113.9")
 
 
-def test_a_membership_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
-    assert membership.load(tmp_path) is None
-    membership.save(tmp_path, MEMBER)
-    assert membership.load(tmp_path) == MEMBER
-    membership.forget(tmp_path)
-    membership.forget(tmp_path)
-    assert membership.load(tmp_path) is None
+def test_a_membership_is_kept_and_moved_as_a_whole(tmp_path: Path) -> None:
+    staging, place = tmp_path / "swarm.new", tmp_path / "swarm"
+    staging.mkdir()
+    assert membership.load(place) is None
+    membership.save(staging, MEMBER)
+    membership.move(staging, place)
+    assert membership.load(place) == MEMBER
+    assert not staging.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cluster_id": 1}', b"\xff\xfe", b"[" * 5000])

@@ -31,10 +31,15 @@ def write_archive(directory: Path) -> Path:
     return archive
 
 
-def process_command(directory: Path) -> list[str]:
-    """The same program for the process engine, which runs it from the host's own file system."""
+def process_words(directory: Path) -> tuple[list[str], list[str]]:
+    """The same program for the process engine, which runs it from the host's own file system.
+
+    Returns:
+        Options for `service create`, and the command.
+    """
     script = directory / "www" / PATH.lstrip("/")
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_bytes(WHO)
     script.chmod(0o755)
-    return ["busybox", "httpd", "-f", "-p", "9200", "-h", str(directory / "www")]
+    mount = f"type=bind,source={directory / 'www'},target=/mnt,readonly"
+    return ["--mount", mount], ["busybox", "httpd", "-f", "-p", "9200", "-h", "/mnt"]

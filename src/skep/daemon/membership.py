@@ -1,7 +1,6 @@
 """What a node remembers of being in a swarm, in one small file written whole.
 
-Edge: one file. It is written last when joining and removed first when leaving, so that a crash in between leaves a node
-that is out of the swarm and may try again, never half in.
+Edge: one file, and the directory it lies in, which comes and goes as a whole.
 """
 
 import os
@@ -27,6 +26,7 @@ class Membership(Record, frozen=True, kw_only=True):
         listen_addr: host:port that listener is bound to.
         underlay: Address other nodes send VXLAN to.
         managers: Where managers were last known to be.
+        is_leaving: It was told to leave and has not finished stopping its tasks.
     """
 
     cluster_id: str
@@ -37,6 +37,7 @@ class Membership(Record, frozen=True, kw_only=True):
     listen_addr: str = ""
     data_path_port: int = 4789
     managers: list[ManagerAddress] = []
+    is_leaving: bool = False
 
 
 def membership_file(swarm_dir: Path) -> Path:
@@ -69,13 +70,19 @@ def save(swarm_dir: Path, membership: Membership) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.rename(path)
-    directory = os.open(swarm_dir, os.O_RDONLY)
+    _sync(swarm_dir)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a directory durably, replacing nothing."""
+    _sync(source)
+    source.rename(target)
+    _sync(target.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
-
-
-def forget(swarm_dir: Path) -> None:
-    """The node is in no swarm from now on."""
-    membership_file(swarm_dir).unlink(missing_ok=True)
+        os.close(descriptor)

@@ -1,7 +1,8 @@
 """This machine as a node: in a swarm or out of one, and the way between.
 
-Edge: picks and owns the parts. Implements `api.backend.LocalNode`. Joining writes the membership last and leaving
-removes it first, so a daemon that is killed in between comes back as one or the other, never as half a member.
+Edge: picks and owns the parts. Implements `api.backend.LocalNode`. What a member keeps is made ready beside its place
+and moved there at once, and moved away at once before it is removed; so a daemon that is killed in between comes back
+as a member or as none. A leave that was interrupted is finished at the next start.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
@@ -18,7 +20,7 @@ from skep.daemon import advertise
 from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
 from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
-from skep.daemon.membership import Membership
+from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
@@ -93,16 +95,29 @@ class Node:
     async def start(self) -> None:
         """Start the engine and take up the membership this node had."""
         await self._runtime.start()
+        for leftover in (self._staging, self._discarded):
+            shutil.rmtree(leftover, ignore_errors=True)
         member = memberships.load(self._config.swarm_dir)
+        if member is None:
+            if self._config.swarm_dir.exists():
+                raise MembershipDamaged(
+                    f"{self._config.swarm_dir} holds a member's state but no membership; "
+                    f"restore it from a backup, or remove it to be in no swarm"
+                )
+            return
+        self._member = member
         credentials = keyfile.load_credentials(self._config.swarm_dir)
-        if member is None or credentials is None:
-            self._wipe()
+        if credentials is None:
+            self._error = f"the certificate in {self._config.swarm_dir} is gone; restore it, or leave with --force"
+            log.error("this node is a member but cannot take part", reason=self._error)
             return
         try:
             await self._enter(member, credentials)
         except SkepError as refusal:
-            self._member, self._error = member, str(refusal)
-            log.error("this node is a member but cannot take part", reason=str(refusal))
+            self._error = str(refusal)
+            log.error("this node is a member but cannot take part", reason=self._error)
+        if member.is_leaving:
+            await self._depart("this node leaves the swarm")
 
     async def close(self) -> None:
         """Stop the daemon's part; containers, rules and membership stay."""
@@ -115,7 +130,7 @@ class Node:
             credentials, lambda renewed: keyfile.save_credentials(swarm_dir, renewed), self._means.dice.fraction
         )
         self._member = member
-        if member.role == Role.MANAGER:
+        if member.role == Role.MANAGER and not member.is_leaving:
             self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
             await self._manager.start(swarm_dir)
         self._worker = WorkerParts(member, identity, self._runtime, self._means)
@@ -192,8 +207,8 @@ class Node:
                 data_path_port=request.data_path_port or 4789,
                 managers=[ManagerAddress(node_id=node_id, addr=f"{host}:{port}")],
             )
-            self._wipe()
             try:
+                self._staging.mkdir(mode=0o700)
                 credentials = await self._found(request, member)
                 await self._settle(member, credentials)
             except BaseException:
@@ -203,8 +218,7 @@ class Node:
 
     async def _found(self, request: InitRequest, member: Membership) -> Credentials:
         """Make the authority, this node's certificate and the first objects."""
-        swarm_dir, clock = self._config.swarm_dir, self._means.clock
-        swarm_dir.mkdir(mode=0o700, parents=True)
+        staging, clock = self._staging, self._means.clock
         authority = CertificateAuthority.create(clock.now())
         key_request = new_key_request()
         holder = Identity(node_id=member.node_id, role=Role.MANAGER, cluster_id=member.cluster_id)
@@ -212,7 +226,7 @@ class Node:
         issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime)
         founding = Founding(
             cluster_id=member.cluster_id,
-            authority=authority.sealed(open_seal(swarm_dir)),
+            authority=authority.sealed(open_seal(staging)),
             node_id=member.node_id,
             hostname=self.hostname,
             underlay=member.underlay,
@@ -229,7 +243,7 @@ class Node:
             manager=str(new_token(authority.root_pem, self._means.dice.bytes)),
         )
         changes = first_objects(founding, tokens, new_id(self._means.dice.bytes))
-        store, replica = await open_state(swarm_dir, clock, is_new=True)
+        store, replica = await open_state(staging, clock, is_new=True)
         try:
             await replica.commit(changes)
         finally:
@@ -263,9 +277,8 @@ class Node:
                 listen_addr=advertise.listening(request.listen_addr) if is_manager else "",
                 managers=[ManagerAddress(node_id="", addr=address)],
             )
-            self._wipe()
-            self._config.swarm_dir.mkdir(mode=0o700, parents=True)
             try:
+                self._staging.mkdir(mode=0o700)
                 await self._settle(member, credentials)
             except BaseException:
                 await self._undo()
@@ -297,13 +310,14 @@ class Node:
         raise Unavailable("; ".join(failures))
 
     async def _settle(self, member: Membership, credentials: Credentials) -> None:
-        """Keep what was got, the membership last, and take part.
+        """Keep what was got, all of it at once, and take part.
 
         Raises:
             Unavailable: The control port is taken, or the kernel lacks something; the sentence says what.
         """
-        keyfile.save_credentials(self._config.swarm_dir, credentials)
-        memberships.save(self._config.swarm_dir, member)
+        keyfile.save_credentials(self._staging, credentials)
+        memberships.save(self._staging, member)
+        memberships.move(self._staging, self._config.swarm_dir)
         try:
             await self._enter(member, credentials)
         except (DataPlaneFailure, KeyFileError, TransportError) as failure:
@@ -349,10 +363,10 @@ class Node:
                 await self._depart("this node was removed from the swarm")
 
     async def _depart(self, reason: str) -> None:
-        memberships.forget(self._config.swarm_dir)
-        worker = self._worker
-        if worker is not None:
-            await worker.vacate(reason)
+        if self._member is not None:
+            memberships.save(self._config.swarm_dir, msgspec.structs.replace(self._member, is_leaving=True))
+        if self._worker is not None:
+            await self._worker.vacate(reason)
         await self._undo()
 
     async def _undo(self) -> None:
@@ -360,10 +374,22 @@ class Node:
         self._wipe()
         self._member, self._error = None, ""
 
+    @property
+    def _staging(self) -> Path:
+        """Where a member's state is made ready."""
+        return self._config.swarm_dir.with_suffix(".new")
+
+    @property
+    def _discarded(self) -> Path:
+        """Where a member's state is moved to be removed."""
+        return self._config.swarm_dir.with_suffix(".gone")
+
     def _wipe(self) -> None:
-        """Remove what an unfinished join or an unfinished leave may have left."""
-        memberships.forget(self._config.swarm_dir)
-        shutil.rmtree(self._config.swarm_dir, ignore_errors=True)
+        """Be no member any more, and remove what one keeps."""
+        if self._config.swarm_dir.exists():
+            memberships.move(self._config.swarm_dir, self._discarded)
+        for directory in (self._staging, self._discarded):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _require_outside(self) -> None:
         if self._member is not None:

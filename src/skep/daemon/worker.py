@@ -47,6 +47,7 @@ class WorkerParts:
         self._runtime = runtime
         self._means = means
         self._supervisor = Supervisor()
+        self._in_touch = Supervisor()
         self._plane: LinuxDataPlane | None = None
         self._names: NameService | None = None
         self._agent: Agent | None = None
@@ -93,7 +94,7 @@ class WorkerParts:
 
         self._agent, self._session = agent, session
         self._supervisor.keep("agent", agent.run)
-        self._supervisor.keep("session", stay_connected)
+        self._in_touch.keep("session", stay_connected)
 
     async def wait_connected(self) -> None:
         """Wait until a manager has welcomed this node."""
@@ -110,12 +111,14 @@ class WorkerParts:
         return self._session is not None and self._session.is_connected
 
     async def vacate(self, reason: str) -> None:
-        """Stop every task with its grace and remove everything the swarm put on this node."""
+        """Stop every task with its grace and remove everything the swarm put on this node; its word counts no more."""
+        await self._in_touch.close()
         if self._agent is not None:
             await self._agent.removed(reason)
 
     async def close(self) -> None:
         """Let go; no container and no rule is touched."""
+        await self._in_touch.close()
         await self._supervisor.close()
         if self._names is not None:
             await self._names.shut_down()
