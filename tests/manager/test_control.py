@@ -82,6 +82,10 @@ class MirrorSealer:
     def seal(self, plain: bytes, purpose: str) -> Sealed:
         return Sealed(key_id=purpose, nonce=b"", box=plain[::-1])
 
+    def open(self, sealed: Sealed, purpose: str) -> bytes:
+        assert sealed.key_id == purpose
+        return sealed.box[::-1]
+
 
 class OneLine:
     """Gives every task one line."""
@@ -697,8 +701,13 @@ async def test_only_labels_of_secrets_and_configs_change() -> None:
         changed = await control.update_secret("key", secret.version, SecretSpec(name="key", labels={"a": "b"}))
         assert changed.spec.labels == {"a": "b"}
         assert changed.sealed == secret.sealed
+        same_value = SecretSpec(name="key", labels={"c": "d"}, data=b64(b"abc"))
+        again = await control.update_secret("key", changed.version, same_value)
+        assert (again.spec.labels, again.spec.data) == ({"c": "d"}, "")
+        unchanged = await control.update_secret("key", again.version, same_value)
+        assert unchanged.version == again.version
         with pytest.raises(InvalidSpec, match="only updates to Labels are allowed"):
-            await control.update_secret("key", changed.version, SecretSpec(name="key", data=b64(b"new")))
+            await control.update_secret("key", again.version, SecretSpec(name="key", data=b64(b"new")))
         await control.create_config(ConfigSpec(name="conf", data=b64(b"abc")))
         config = control.find_config("conf")
         assert config.data == b"abc"

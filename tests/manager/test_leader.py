@@ -46,6 +46,9 @@ class PlainSealer:
     def seal(self, plain: bytes, purpose: str) -> Sealed:
         return Sealed(key_id="none", nonce=b"", box=plain)
 
+    def open(self, sealed: Sealed, purpose: str) -> bytes:
+        return sealed.box
+
 
 class NoLogs:
     async def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:

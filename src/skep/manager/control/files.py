@@ -6,6 +6,7 @@ Source: swarmkit/manager/controlapi/secret.go and config.go, also for the senten
 
 import base64
 import binascii
+import hmac
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -25,9 +26,11 @@ MAX_CONFIG_BYTES: Final = 1000 * 1024
 
 
 class Sealer(Protocol):
-    """Seals values under the cluster's data key."""
+    """Seals values under the cluster's data key, and opens them."""
 
     def seal(self, plain: bytes, purpose: str) -> Sealed: ...
+
+    def open(self, sealed: Sealed, purpose: str) -> bytes: ...
 
 
 class Secrets:
@@ -56,17 +59,29 @@ class Secrets:
         return secret
 
     async def update(self, reference: str, version: int, spec: SecretSpec) -> Secret:
-        """Replace a secret's labels; nothing else of it changes, ever."""
+        """Replace a secret's labels; nothing else of it changes, ever.
+
+        The value it has may be sent along, as `stack deploy` does; if its labels are the same too, nothing is written.
+        """
         secret = find_secret(self._writes.view, reference)
 
         def operation(view: View) -> list[Change]:
             old = find_secret(view, secret.id)
             self._writes.revisions.check("secret", old, version)
-            _check_only_labels(spec.name, spec.data, old.spec.name)
+            _check_only_labels(spec.name, "" if self._holds(old, spec.data) else spec.data, old.spec.name)
+            if spec.labels == old.spec.labels:
+                return []
             return [Put(msgspec.structs.replace(old, spec=msgspec.structs.replace(old.spec, labels=spec.labels)))]
 
         await self._writes.transact(operation)
         return find_secret(self._writes.view, secret.id)
+
+    def _holds(self, secret: Secret, data: str) -> bool:
+        """Whether a secret has this very value."""
+        if not data or secret.sealed is None:
+            return False
+        held = self._sealer.open(secret.sealed, f"secret/{secret.id}")
+        return hmac.compare_digest(held, _read("secret", data, MAX_SECRET_BYTES))
 
     async def remove(self, reference: str) -> None:
         """Remove a secret no service uses."""
