@@ -24,8 +24,10 @@ from skep.store.changes import Batch
 from skep.store.state import View
 
 MILLISECOND: Final = 1_000_000
+PROMPT: Final = 2 * MILLISECOND
+"""A change that comes alone waits so long for company …"""
 QUIET: Final = 10 * MILLISECOND
-"""A round begins once nothing has happened for so long …"""
+"""… and in a burst, a round begins once nothing has happened for so long …"""
 PATIENCE: Final = 100 * MILLISECOND
 """… or so long after the first thing that happened."""
 RETRY: Final = 250 * MILLISECOND
@@ -76,6 +78,7 @@ class DecisionLoop:
         self._dirty = Dirty()
         self._inbox: list[_Observation] = []
         self._stirred = asyncio.Event()
+        self._decided_at: Nanoseconds = 0
 
     async def run(self) -> None:
         """Decide until cancelled.
@@ -152,11 +155,14 @@ class DecisionLoop:
         """Wait for something to happen, then for it to calm down."""
         if not self._stirred.is_set():
             await self._wait_stirred(wake_at)
-        patience = self._clock.now() + PATIENCE
-        while self._stirred.is_set() and self._clock.now() < patience:
+        began = self._clock.now()
+        quiet = PROMPT if began - self._decided_at > PATIENCE else QUIET
+        while self._stirred.is_set() and self._clock.now() < began + PATIENCE:
             self._stirred.clear()
-            await self._clock.sleep(QUIET)
+            await self._clock.sleep(quiet)
+            quiet = QUIET
         self._stirred.clear()
+        self._decided_at = self._clock.now()
 
     async def _wait_stirred(self, wake_at: Nanoseconds | None) -> None:
         if wake_at is None:
