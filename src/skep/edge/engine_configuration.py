@@ -103,6 +103,7 @@ runtime = {_quoted(machine.runtime)}
 {machine.runtime} = [{_quoted(machine.runtime_path)}]
 
 [network]
+default_network = "bridge"
 network_config_dir = {_quoted(settings.root / "networks")}
 """
 

@@ -1,7 +1,20 @@
 """Every route of the API, in the order in which they are tried."""
 
 from skep.api.call import Route
-from skep.api.routes import containers, engine, events, files, networks, nodes, services, swarm, system, tasks
+from skep.api.routes import (
+    containers,
+    engine,
+    events,
+    explain,
+    files,
+    local,
+    networks,
+    nodes,
+    services,
+    swarm,
+    system,
+    tasks,
+)
 
 ALL: tuple[Route, ...] = (
     *system.ROUTES,
@@ -12,6 +25,8 @@ ALL: tuple[Route, ...] = (
     *tasks.ROUTES,
     *networks.ROUTES,
     *files.ROUTES,
+    *explain.ROUTES,
+    *local.ROUTES,
     *containers.ROUTES,
     *engine.ROUTES,
 )

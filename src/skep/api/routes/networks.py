@@ -6,16 +6,18 @@ Source: Docker API 1.51, tag Network; moby's api/server/router/network.
 """
 
 import hashlib
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from skep.api import documents, wire
+from skep.api import documents, local_networks, wire
 from skep.api.authorize import SWARM
 from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.filters import Filters
+from skep.api.routes import local
 from skep.api.routes.events import moment
 from skep.api.wire import Document
 from skep.lib.durations import parse_duration
@@ -81,10 +83,10 @@ async def inspect(call: Call) -> web.StreamResponse:
         if call.flag("verbose"):
             document["Services"] = documents.network_services(network, view)
         return call.reply(document)
-    if scope != "swarm":
-        local = await _local_one(call, reference)
-        if local is not None:
-            return call.reply(local)
+    if scope in ("", "local"):
+        found = await _local_one(call, reference)
+        if found is not None:
+            return call.reply(found)
     raise NotFound(f"network {reference} not found")
 
 
@@ -102,7 +104,7 @@ async def create(call: Call) -> web.StreamResponse:
             )
         if _overlay(control, body.name, by_id=False) is not None:
             raise Conflict(f"network with name {body.name} already exists")
-        return await call.backend.engine.relay(call, body=raw)
+        return await _create_local(call, raw)
     if any(each["Name"] == body.name for each in await _local(call)):
         raise Conflict(f"network with name {body.name} already exists")
     network = await call.control.create_network(_spec(body))
@@ -117,19 +119,19 @@ async def remove(call: Call) -> web.StreamResponse:
     if network is not None and control is not None:
         await control.remove_network(network.id)
         return call.done(204)
-    local = await _local_one(call, reference)
-    if local is None:
+    found = await _local_one(call, reference)
+    if found is None:
         raise NotFound(f"network {reference} not found")
-    if local["Name"] in PREDEFINED:
-        raise Forbidden(f"{local['Name']} is a pre-defined network and cannot be removed")
-    return await call.backend.engine.relay(call)
+    if found["Name"] in PREDEFINED:
+        raise Forbidden(f"{found['Name']} is a pre-defined network and cannot be removed")
+    return await call.backend.engine.relay(call, path=f"/networks/{found['Id']}")
 
 
 async def attach(call: Call) -> web.StreamResponse:
     """POST /networks/{id}/connect and /disconnect, of plain containers."""
     network = _overlay(_control(call), call.params["id"])
     if network is None:
-        return await call.backend.engine.relay(call)
+        return await _attach_locally(call)
     if not network.spec.attachable:
         raise Forbidden(f"Could not attach to network {call.params['id']}: network is not manually attachable")
     raise Unsupported("plain containers cannot join overlay networks here; run it as a service with --network")
@@ -166,8 +168,30 @@ async def _prune_overlays(call: Call, wanted: Filters, until: Nanoseconds) -> li
 
 async def _prune_engine(call: Call) -> list[str]:
     engine = call.backend.engine
-    answer = await engine.ask_json("POST", f"{await engine.prefix()}/networks/prune", {"filters": call.text("filters")})
-    return list((answer or {}).get("NetworksDeleted") or ())
+    filters = {"filters": call.text("filters")} if call.text("filters") else None
+    names = {local_networks.engine_name(str(each["Name"])): str(each["Name"]) for each in await _local(call)}
+    answer = await engine.ask_json("POST", f"{await engine.prefix()}/networks/prune", filters)
+    return [names.get(name, name) for name in (answer or {}).get("NetworksDeleted") or ()]
+
+
+async def _create_local(call: Call, raw: bytes) -> web.StreamResponse:
+    body = wire.parse(raw)
+    if any(each["Name"] == body.get("Name") for each in await _local(call)):
+        raise Conflict(f"network with name {body.get('Name')} already exists")
+    return await call.backend.engine.relay(call, body=msgspec.json.encode(local_networks.for_engine(body)))
+
+
+async def _attach_locally(call: Call) -> web.StreamResponse:
+    found = await _local_one(call, call.params["id"])
+    if found is None:
+        raise NotFound(f"network {call.params['id']} not found")
+    raw = await call.json_text()
+    action = call.path.rpartition("/")[2]
+    status, answer = await local.ask(call, "POST", f"/networks/{found['Id']}/{action}", raw)
+    if status != HTTPStatus.OK:
+        return call.reply(answer, status)
+    await local.note_connection(call, str(found["Name"]), wire.parse(raw), is_connected=action == "connect")
+    return call.done()
 
 
 def _until(wanted: Filters, now: Nanoseconds) -> Nanoseconds:
@@ -225,12 +249,12 @@ async def _local(call: Call) -> list[Document]:
 
 
 async def _local_one(call: Call, reference: str) -> Document | None:
-    local = await _local(call)
-    for document in local:
+    all_local = await _local(call)
+    for document in all_local:
         if reference in (document["Name"], document["Id"]):
             break
     else:
-        begun = [each for each in local if str(each["Id"]).startswith(reference)]
+        begun = [each for each in all_local if str(each["Id"]).startswith(reference)]
         if len(begun) != 1:
             return None
         document = begun[0]
@@ -242,6 +266,7 @@ async def _local_one(call: Call, reference: str) -> Document | None:
 
 def _completed(document: dict[str, Any]) -> Document:
     """An engine's network with what older engines leave out or leave null."""
+    document = local_networks.shown(document)
     defaults: Document = {
         "Scope": "local",
         "EnableIPv4": True,

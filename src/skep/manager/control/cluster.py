@@ -81,7 +81,7 @@ def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> li
     pools = checked_pools(founding.address_pools, founding.subnet_size)
     cluster = Cluster(
         id=founding.cluster_id,
-        spec=merged_spec(DEFAULTS, founding.spec),
+        spec=founding_spec(founding.spec),
         join_tokens=tokens,
         authority=founding.authority,
         default_address_pools=pools or ("10.0.0.0/8",),
@@ -129,6 +129,17 @@ def checked_pools(pools: tuple[str, ...], subnet_size: int) -> tuple[str, ...]:
             )
         blocks.append(block)
     return tuple(str(block) for block in blocks)
+
+
+def founding_spec(wanted: SwarmSpec) -> SwarmSpec:
+    """A new swarm's spec: what is left out gets its default; a root that is new need not be rotated, only counted.
+
+    Raises:
+        InvalidSpec, Unsupported.
+    """
+    counter = wanted.ca_config.force_rotate
+    begun = msgspec.structs.replace(DEFAULTS.ca_config, force_rotate=counter)
+    return merged_spec(msgspec.structs.replace(DEFAULTS, ca_config=begun), wanted)
 
 
 def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
