@@ -2,7 +2,7 @@
 
 import pytest
 
-from skep.cli import render
+from skep.cli import render, templates
 from skep.lib.durations import DAY, HOUR, MINUTE, SECOND
 
 COLUMNS = {"ID": "ID", "Name": "NAME"}
@@ -23,6 +23,11 @@ def test_template_without_table_prints_a_line_per_row() -> None:
 
 def test_json_prints_an_object_per_line() -> None:
     assert render.listing(ROWS, COLUMNS, "json").splitlines()[0] == '{"ID":"a1","Name":"web"}'
+
+
+def test_a_misspelt_field_is_named() -> None:
+    with pytest.raises(templates.TemplateError, match="can't evaluate field Nmae; there are ID, Name"):
+        render.listing(ROWS, COLUMNS, "{{.Nmae}}")
 
 
 def test_no_row_can_move_the_cursor_or_fake_a_line() -> None:

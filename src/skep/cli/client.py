@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
 
+from skep.cli.templates import TemplateError
 from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
 
 DEFAULT_SOCKETS = ("/run/skep/docker.sock", "/var/run/docker.sock")
@@ -28,6 +29,13 @@ def address(host: str | None) -> str:
     return f"unix://{found}"
 
 
+class Refused(click.ClickException):
+    """Ends the command with its text alone on stderr, as Docker's command does."""
+
+    def show(self, file: IO[str] | None = None) -> None:
+        click.echo(self.message, file=file, err=file is None)
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
     """Let a command end with one line on stderr and exit status 1 when the daemon refuses or is not there."""
 
@@ -36,9 +44,11 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except EngineRefused as error:
-            raise click.ClickException(f"response from daemon: {error.message}") from error
+            raise Refused(f"Error response from daemon: {error.message}") from error
         except EngineUnreachable as error:
             raise click.ClickException(str(error)) from error
+        except TemplateError as error:
+            raise Refused(f"template parsing error: {error}") from error
 
     return run
 

@@ -57,7 +57,7 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], template: str) -> s
 
 
 def shown(row: Row) -> Row:
-    return {key: plain(value) if isinstance(value, str) else value for key, value in row.items()}
+    return templates.Fields((key, plain(value) if isinstance(value, str) else value) for key, value in row.items())
 
 
 def inspect(objects: Sequence[object], template: str) -> str:

@@ -18,6 +18,10 @@ class TemplateError(ValueError):
     """The template cannot be read or does not fit; the text says where."""
 
 
+class Fields(dict[str, object]):
+    """One line of a listing: every field it can have is there, so that a misspelt one is noticed."""
+
+
 @dataclass(slots=True)
 class Block:
     """A piece of a template: text, an expression, or a range/if with its parts."""
@@ -139,6 +143,8 @@ def _operand(word: str, value: Value) -> Value:
         if not isinstance(found, Mapping):
             raise TemplateError(f"template: can't evaluate field {name}")
         if name not in found:
+            if isinstance(found, Fields):
+                raise TemplateError(f"template: can't evaluate field {name}; there are {', '.join(sorted(found))}")
             return ""
         found = found[name]
     return found

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from skep.cli import render
-from skep.cli.client import Engine, parse_filters, refusals
+from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.options import filter_option, format_option, parse_labels, quiet_option
 
 COLUMNS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
@@ -35,8 +35,24 @@ def network() -> None:
 def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool, no_trunc: bool) -> None:
     """List the networks."""
     found = sorted(Engine(host).list("/networks", parse_filters(filters)), key=lambda n: n["Name"])
-    rows = [{**n, "ID": n["Id"] if no_trunc else n["Id"][:SHORT_ID]} for n in found]
+    rows = [_row(each, is_whole=no_trunc) for each in found]
     click.echo("\n".join(row["ID"] for row in rows) if quiet else render.listing(rows, COLUMNS, template))
+
+
+def _row(found: Json, *, is_whole: bool) -> Json:
+    """One network by Docker's names for `--format`. Source: docker/cli, command/network/formatter.go."""
+    day, _, moment = found["Created"].removesuffix("Z").partition("T")
+    return {
+        "ID": found["Id"] if is_whole else found["Id"][:SHORT_ID],
+        "Name": found["Name"],
+        "Driver": found["Driver"],
+        "Scope": found["Scope"],
+        "IPv4": str(found.get("EnableIPv4", True)).lower(),
+        "IPv6": str(found.get("EnableIPv6", False)).lower(),
+        "Internal": str(found.get("Internal", False)).lower(),
+        "Labels": ",".join(f"{key}={value}" for key, value in sorted((found.get("Labels") or {}).items())),
+        "CreatedAt": f"{day} {moment} +0000 UTC",
+    }
 
 
 @network.command()

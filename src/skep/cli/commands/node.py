@@ -20,6 +20,7 @@ COLUMNS = {
     "ManagerStatus": "MANAGER STATUS",
     "EngineVersion": "ENGINE VERSION",
 }
+TABLE = "table {{.ID}} {{.Mark}}\t" + "\t".join(f"{{{{.{name}}}}}" for name in COLUMNS if name != "ID")
 
 
 @click.group()
@@ -46,19 +47,26 @@ def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -
         click.echo("\n".join(n["ID"] for n in found))
         return
     own = engine.get("/info")["Swarm"]["NodeID"]
-    click.echo(render.listing([_row(n, own) for n in found], COLUMNS, template))
+    rows = [_row(n, own) for n in found]
+    if template in ("", "table"):
+        template = TABLE
+    if template == "json":
+        rows = [{key: value for key, value in row.items() if key != "Mark"} for row in rows]
+    click.echo(render.listing(rows, COLUMNS, template))
 
 
 def _row(found: Json, own: str) -> Json:
     manager = found.get("ManagerStatus") or {}
     return {
-        "ID": found["ID"] + (" *" if found["ID"] == own else ""),
+        "ID": found["ID"],
         "Self": found["ID"] == own,
+        "Mark": "*" if found["ID"] == own else " ",
         "Hostname": found["Description"]["Hostname"],
         "Status": found["Status"]["State"].capitalize(),
         "Availability": found["Spec"]["Availability"].capitalize(),
         "ManagerStatus": "Leader" if manager.get("Leader") else manager.get("Reachability", "").capitalize(),
         "EngineVersion": found["Description"]["Engine"]["EngineVersion"],
+        "TLSStatus": "Ready" if found["Description"].get("TLSInfo") else "Unknown",
     }
 
 
@@ -130,6 +138,35 @@ def update(
     spec["Role"] = role or spec["Role"]
     engine.post(f"/nodes/{quote(found['ID'])}/update", spec, version=found["Version"]["Index"])
     click.echo(reference)
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True)
+@click.pass_obj
+@refusals
+def promote(host: str | None, nodes: tuple[str, ...]) -> None:
+    """Make workers managers."""
+    _change_roles(Engine(host), nodes, "manager", "is already a manager", "promoted to a manager in the swarm")
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True)
+@click.pass_obj
+@refusals
+def demote(host: str | None, nodes: tuple[str, ...]) -> None:
+    """Make managers workers."""
+    _change_roles(Engine(host), nodes, "worker", "is already a worker", "demoted in the swarm")
+
+
+def _change_roles(engine: Engine, nodes: tuple[str, ...], role: str, unchanged: str, changed: str) -> None:
+    for reference in nodes:
+        found = resolve(engine, reference)
+        if found["Spec"]["Role"] == role:
+            click.echo(f"Node {reference} {unchanged}.")
+            continue
+        spec = {**found["Spec"], "Role": role}
+        engine.post(f"/nodes/{quote(found['ID'])}/update", spec, version=found["Version"]["Index"])
+        click.echo(f"Node {reference} {changed}.")
 
 
 @node.command()

@@ -30,7 +30,7 @@ def listing(engine: Engine, filters: dict[str, list[str]], template: str, *, is_
     found.sort(key=lambda task: parse_rfc3339(task["CreatedAt"]), reverse=True)
     found.sort(key=lambda task: (_service_name(task, services), task.get("Slot", 0), task.get("NodeID", "")))
     if is_quiet:
-        return "\n".join(task["ID"] if is_whole else task["ID"][:SHORT_ID] for task in found)
+        return "\n".join(task["ID"] for task in found)
     rows: list[Json] = []
     previous = ""
     for task in found:
@@ -49,7 +49,9 @@ def _service_name(task: Json, services: dict[str, Json]) -> str:
 def _row(task: Json, name: str, nodes: dict[str, Json], is_whole: bool) -> Json:
     node = nodes.get(task.get("NodeID", ""))
     status = task["Status"]
-    error = f'"{status["Err"]}"' if status.get("Err") else ""
+    error = status.get("Err") or ""
+    if len(error) > SHORT_ERROR and not is_whole:
+        error = f"{error[: SHORT_ERROR - 1]}…"
     image = task["Spec"]["ContainerSpec"]["Image"]
     age = time.time_ns() - parse_rfc3339(status["Timestamp"])
     return {
@@ -59,7 +61,7 @@ def _row(task: Json, name: str, nodes: dict[str, Json], is_whole: bool) -> Json:
         "Node": (node["Spec"].get("Name") or node["Description"]["Hostname"]) if node else task.get("NodeID", ""),
         "DesiredState": task["DesiredState"].capitalize(),
         "CurrentState": f"{status['State'].capitalize()} {render.ago(age).lower()}",
-        "Error": error if is_whole or len(error) <= SHORT_ERROR else f'{error[: SHORT_ERROR - 2]}…"',
+        "Error": f'"{error}"' if error else "",
         "Ports": ", ".join(
             f"*:{port['PublishedPort']}->{port['TargetPort']}/{port['Protocol']}"
             for port in (status.get("PortStatus") or {}).get("Ports") or []
