@@ -108,6 +108,10 @@ class FakeHandler:
     wants: Wants = field(default_factory=Wants)
     applied: asyncio.Condition = field(default_factory=asyncio.Condition)
 
+    def connected(self) -> None: ...
+
+    def disconnected(self) -> None: ...
+
     async def hello(self) -> Hello:
         self.hellos += 1
         self.wants.renew()

@@ -289,6 +289,7 @@ class NodeUnderTest:
         self.failpoint = Failpoint()
         self.engine = Engine(self.failpoint)
         self.plane = Plane(self.failpoint)
+        state_dir.mkdir(parents=True, exist_ok=True)
         self.files = MemoryFiles(state_dir / "memory", {file_system_of(state_dir)})
         self.boot_id = "boot-1"
         self.reports: dict[str, list[TaskStatus]] = {}

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.agent.node import a_container_spec, a_running_node, an_overlay, assigned, the_cluster, until
 
@@ -333,3 +334,18 @@ async def test_a_container_removed_by_hand_fails_its_task(tmp_path: Path) -> Non
         await node.reach(S.RUNNING)
         node.engine.containers.clear()
         assert "the task's container is gone" in (await node.reach(S.FAILED)).err
+
+
+async def test_a_task_that_may_run_only_once_is_stopped_when_no_manager_comes(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        node.agent.connected()
+        guarded = assigned()
+        labelled = msgspec.structs.replace(guarded.task, service_labels={"skep.partition": "at-most-one"})
+        await node.give(msgspec.structs.replace(guarded, task=labelled), assigned("t2"), is_full=True)
+        await node.reach(S.RUNNING)
+        await node.reach(S.RUNNING, "t2")
+        node.agent.disconnected()
+        status = await node.reach(S.FAILED)
+        assert status.err.startswith("the node reached no manager for the length of its lease")
+        assert len(node.engine.stops) == 1
+        assert node.last("t2").state is S.RUNNING

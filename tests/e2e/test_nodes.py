@@ -259,3 +259,34 @@ def test_a_paused_node_keeps_its_tasks_and_gets_no_new_ones(spread: Lab) -> None
     finally:
         lab.docker("node", "update", "--availability", "active", "node3")
         lab.docker("service", "update", "--quiet", "--replicas", str(REPLICAS), "web")
+
+
+@pytest.mark.soak
+def test_an_at_most_one_service_never_runs_on_both_sides_of_a_cut(lab: Lab) -> None:
+    lab.docker(
+        "service", "create", "--quiet", "--no-resolve-image", "--name", "single", "--label",
+        "skep.partition=at-most-one", "--constraint", "node.role==worker", "--stop-grace-period", "1s",
+        "--update-monitor", "200ms", graceful.NAME, "sleep", "10000",
+    )  # fmt: skip
+    try:
+
+        def holders() -> list[str]:
+            return [n.name for n in lab.nodes if lab.docker("ps", "-q", "--filter", "name=single", node=n.name).strip()]
+
+        (home,) = holders()
+        seen: list[tuple[float, list[str]]] = []
+        began = time.monotonic()
+        underlay.set_link(lab.layout, lab.layout.node(home), is_up=False)
+        try:
+            while not seen or seen[-1][1] in ([home], []):
+                assert time.monotonic() - began < 60, seen
+                seen.append((time.monotonic() - began, holders()))
+        finally:
+            underlay.set_link(lab.layout, lab.layout.node(home), is_up=True)
+        stopped_s = next(moment for moment, found in seen if not found)
+        print(f"stopped by itself after {stopped_s:.1f} s, runs elsewhere after {seen[-1][0]:.1f} s")
+        assert all(len(found) <= 1 for _, found in seen), seen
+        wait_until(lambda: len(node_states(lab, "ready")) == 3, "the node did not come back")
+        assert len(holders()) == 1
+    finally:
+        lab.docker("service", "rm", "single")

@@ -17,6 +17,7 @@ from skep.agent.assignments import TASK_PREFIX, AssignmentSet, Change
 from skep.agent.description import Descriptions, NodeFacts
 from skep.agent.engine import Connect, open_engine
 from skep.agent.executor import DEFAULT_GRACE, Executor, Found
+from skep.agent.fence import Fence
 from skep.agent.host import Host
 from skep.agent.logs import open_logs
 from skep.agent.network import Mesh
@@ -104,6 +105,7 @@ class Agent:
             files=ports.files,
         )
         self._executors: dict[str, Executor] = {}
+        self._fence = Fence(ports.clock, self._executors.values)
         self._sweeping: set[str] = set()
         self._broken: set[str] = set()
         self._inventory: adoption.Inventory | None = None
@@ -131,6 +133,7 @@ class Agent:
             self._inventory = await self._take_inventory()
             group.create_task(self._watch_exits())
             group.create_task(self._look_around())
+            group.create_task(self._fence.run())
             self._is_due.set()
             while True:
                 await self._is_due.wait()
@@ -295,6 +298,12 @@ class Agent:
             description, _ = await self._descriptions.describe()
             if description != self._described:
                 return
+
+    def connected(self) -> None:
+        self._fence.connected()
+
+    def disconnected(self) -> None:
+        self._fence.disconnected()
 
     async def assign(self, epoch: str, delta: Delta) -> None:
         if epoch != self._assignments.epoch and delta.base == 0:

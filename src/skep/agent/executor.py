@@ -104,11 +104,15 @@ class Executor:
         """Take what the manager wants of the task as of that version of the assignment set."""
         self.task = assigned.task
         self._version = version
-        self._want(Wanted(desired=assigned.task.desired_state, is_drained=assigned.drained))
+        self._want(Wanted(assigned.task.desired_state, is_drained=assigned.drained, is_fenced=self._wanted.is_fenced))
 
     def dismiss(self) -> None:
         """The task is no longer assigned: stop it and remove everything of it."""
         self._want(replace(self._wanted, is_removed=True))
+
+    def fence(self) -> None:
+        """The task may have been replaced elsewhere: stop it, without waiting for anyone."""
+        self._want(replace(self._wanted, is_fenced=True))
 
     def _want(self, wanted: Wanted) -> None:
         self._wanted = wanted

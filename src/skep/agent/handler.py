@@ -19,6 +19,14 @@ class Handler(Protocol):
         """What to say first, also after every reconnect: the description as of now and the version held."""
         ...
 
+    def connected(self) -> None:
+        """A manager welcomed this node: there is a session from now on."""
+        ...
+
+    def disconnected(self) -> None:
+        """The session is over, or there never was one."""
+        ...
+
     async def wait_outdated(self) -> None:
         """Wait until `hello` would describe the node otherwise than it did last, as when its engine first answers."""
         ...

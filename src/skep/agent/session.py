@@ -116,6 +116,7 @@ class AgentSession:
         finally:
             was_welcome = self.is_connected
             self._connected.clear()
+            self._handler.disconnected()
             self.manager_addr = ""
             await channel.close()
         if was_welcome and self._ports.clock.now() - began >= STEADY:
@@ -140,6 +141,7 @@ class AgentSession:
         self._book.praise(address)
         self.manager_addr = address
         self._connected.set()
+        self._handler.connected()
         log.info("a session began", manager=address)
         await self._learn(welcome.managers)
         await talk.hold(welcome.heartbeat_period, self._learn)

@@ -12,6 +12,7 @@ from skep.model.lifecycle import TaskState, is_terminal
 
 GONE = "the task's container is gone: the node or its engine restarted, or the container was removed by hand"
 UNHEALTHY = "task: unhealthy container"
+FENCED = "the node reached no manager for the length of its lease, and this service may run at most once"
 
 
 class Phase(enum.Enum):
@@ -39,19 +40,21 @@ class Wanted:
     Attributes:
         is_drained: The task is out of everyone's balancing: it may be stopped.
         is_removed: It is no longer assigned: nothing of it is to remain.
+        is_fenced: It may have been replaced elsewhere already, and must not run twice.
     """
 
     desired: TaskState
     is_drained: bool = False
     is_removed: bool = False
+    is_fenced: bool = False
 
     @property
     def must_stop(self) -> bool:
-        return self.is_removed or self.desired >= TaskState.SHUTDOWN
+        return self.is_removed or self.is_fenced or self.desired >= TaskState.SHUTDOWN
 
     @property
     def may_stop(self) -> bool:
-        return self.is_removed or (self.must_stop and self.is_drained)
+        return self.is_removed or self.is_fenced or (self.must_stop and self.is_drained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ def next_step(wanted: Wanted, seen: Observed) -> Step:
     if seen.refusal or seen.is_lost:
         return Act.STOP if seen.phase is Phase.RUNNING else _failed(seen, seen.refusal or GONE)
     if seen.phase is Phase.EXITED:
-        return _ended(seen)
+        is_cut_short = wanted.is_fenced and seen.is_stopping and wanted.desired < TaskState.SHUTDOWN
+        return _failed(seen, FENCED) if is_cut_short else _ended(seen)
     if wanted.must_stop:
         return _towards_stop(wanted, seen)
     return _towards_running(wanted, seen)
