@@ -104,6 +104,8 @@ def test_the_voting_application_by_the_docker_cli(lab: Lab) -> None:
     shown = lab.docker("stack", "config", "-c", str(COMPOSE))
     assert "image: voting/worker" in shown
 
+    seen_by_skep = skep(lab, "stack", "deploy", "--dry-run", "-c", str(COMPOSE), "poll")
+    assert seen_by_skep.stdout == "Nothing to change in poll\n", seen_by_skep.stdout + seen_by_skep.stderr
     before = containers(lab)
     again = lab.docker("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
     assert again.count("Updating service") == 5
@@ -131,7 +133,7 @@ def test_the_voting_application_by_skep_outlives_a_node(lab: Lab) -> None:
     words = ("stack", "deploy", "-c", str(COMPOSE), "-c", str(ORDER), "poll")
     planned = skep(lab, *words[:2], "--dry-run", *words[2:])
     assert planned.returncode == 0, planned.stderr
-    assert "+ service poll_vote (voting/vote, 2 replicas)" in planned.stdout.splitlines()
+    assert "+ service poll_vote (voting/vote:latest, 2 replicas)" in planned.stdout.splitlines()
     assert not lab.api("GET", "/services")
 
     deployed = skep(lab, *words)
@@ -170,8 +172,8 @@ def test_the_voting_application_by_skep_outlives_a_node(lab: Lab) -> None:
     drop_volume(lab, "poll_data")
 
 
-def compose(**services: dict[str, Any]) -> str:
-    """A Compose file, as JSON is YAML: services of the test's own image."""
+def compose(*, rest: dict[str, Any] | None = None, **services: dict[str, Any]) -> str:
+    """A Compose file, as JSON is YAML: services of the test's own image, and other sections."""
     whole: dict[str, Any] = {}
     for name, service in services.items():
         whole[name] = {
@@ -181,7 +183,7 @@ def compose(**services: dict[str, Any]) -> str:
             **service,
         }
         whole[name].setdefault("deploy", {}).setdefault("update_config", {}).setdefault("monitor", "1s")
-    return json.dumps({"services": whole})
+    return json.dumps({"services": whole, **(rest or {})})
 
 
 @pytest.fixture
@@ -252,3 +254,40 @@ def test_what_depends_on_a_failure_is_not_started(little: Lab) -> None:
     mended = text.replace("exit 3", "exit 0")
     done = deploy(little, mended)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_secrets_and_configs_reach_their_tasks_by_both_command_lines(little: Lab, tmp_path: Path) -> None:
+    def text(content: str = "from the file") -> str:
+        (tmp_path / "key").write_text(content)
+        web = {
+            "secrets": [{"source": "key", "target": "my-key", "mode": 0o400}],
+            "configs": [{"source": "conf", "target": "/etc/conf"}],
+            "ports": ["9201:9200"],
+            "command": ["httpd", "-f", "-p", "9200", "-h", "/www"],
+        }
+        rest = {"secrets": {"key": {"file": "./key"}}, "configs": {"conf": {"file": "./conf"}}}
+        return compose(web=web, rest=rest)
+
+    (tmp_path / "conf").write_text("config here\n")
+    file = tmp_path / "compose.yaml"
+    file.write_text(text())
+    by_docker = ("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(file), "little")
+    created = little.docker(*by_docker)
+    assert "Creating secret little_key\n" in created
+    by_skep = ("stack", "deploy", "-c", str(file), "little")
+    assert skep(little, *by_skep).returncode == 0
+    task = little.api("GET", '/tasks?filters={"desired-state":["running"]}')[0]
+    node = little.api("GET", f"/nodes/{task['NodeID']}")["Description"]["Hostname"]
+    container = task["Status"]["ContainerStatus"]["ContainerID"]
+    seen = little.docker("exec", container, "cat", "/run/secrets/my-key", "/etc/conf", node=node)
+    assert seen == "from the fileconfig here\n"
+
+    before = containers(little)
+    little.docker(*by_docker)
+    again = skep(little, *by_skep)
+    assert (again.returncode, again.stdout) == (0, "Stack little runs as described; nothing was changed\n")
+    assert containers(little) == before
+    file.write_text(text("another"))
+    refused = skep(little, *by_skep)
+    assert refused.returncode == 1
+    assert 'the content of secret "little_key" has changed' in refused.stderr

@@ -7,7 +7,7 @@ import pytest
 from tests.stack.files import project_of
 
 from skep.stack import plan as plans
-from skep.stack.convert import IMAGE, NAMESPACE, Ids, network_body, service_spec
+from skep.stack.convert import IMAGE, NAMESPACE, Ids, network_body, service_spec, tagged
 from skep.stack.plan import Current, Difference
 from skep.stack.show import plan_lines
 
@@ -69,7 +69,7 @@ def test_everything_is_created_with_prefix_and_labels() -> None:
     assert all(step.body["Labels"][NAMESPACE] == "shop" for step in found.steps)
     assert list(plan_lines(found))[4:] == [
         "+ service shop_web (web:1, 2 replicas)",
-        "+ service shop_plain (p, 1 replica)",
+        "+ service shop_plain (p:latest, 1 replica)",
     ]
 
 
@@ -89,6 +89,20 @@ def test_a_services_spec_is_as_dockers() -> None:
         {"Type": "volume", "Source": "logs", "Target": "/l"},
     ]
     assert plans.to_json(spec)["TaskTemplate"]["Networks"] == [{"Target": "n", "Aliases": ["web"]}]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("web", "web:latest"),
+        ("web:1", "web:1"),
+        ("host:5000/web", "host:5000/web:latest"),
+        ("host:5000/web:1", "host:5000/web:1"),
+        ("web@sha256:abc", "web@sha256:abc"),
+    ],
+)
+def test_a_missing_tag_is_written_out(written: str, name: str) -> None:
+    assert tagged(written) == name
 
 
 def test_a_networks_body_is_as_dockers() -> None:

@@ -5,7 +5,7 @@ deployment that is cut off can be run again and goes on where it stopped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import click
@@ -49,7 +49,28 @@ class Deployment:
 
     def plan(self) -> StackPlan:
         current = read_current(self.engine, self.stack)
-        return plans.plan(self.stack, self.project, current, is_pruning=self.is_pruning)
+        planned = plans.plan(self.stack, self.project, current, is_pruning=self.is_pruning)
+        changed = [step.name for step in planned.of("secret", "keep", "update") if not self._holds(step)]
+        problems = (
+            f'the content of secret "{name}" has changed, and a secret never changes; give it a new `name:`'
+            for name in changed
+        )
+        return replace(planned, problems=(*planned.problems, *problems))
+
+    def _holds(self, step: Step) -> bool:
+        """Whether a secret has the content the file gives it: never shown, but an update that changes nothing tells."""
+        body = {**step.body, "Labels": step.current["Spec"].get("Labels") or {}}
+        try:
+            self._update_file(step, body)
+        except EngineRefused as error:
+            if "only updates to Labels" not in error.message:
+                raise
+            return False
+        return True
+
+    def _update_file(self, step: Step, body: Json) -> None:
+        version = step.current["Version"]["Index"]
+        self.engine.post(f"/{step.kind}s/{quote(step.current['ID'])}/update", body, version=version)
 
     def prepare(self, planned: StackPlan) -> StackPlan:
         """Make networks, secrets and configs.
@@ -63,9 +84,7 @@ class Deployment:
             if step.verb == "create":
                 self.engine.post(CREATE[step.kind], step.body)
             else:
-                spec = {**step.current["Spec"], "Labels": step.body["Labels"]}
-                version = step.current["Version"]["Index"]
-                self.engine.post(f"/{step.kind}s/{quote(step.current['ID'])}/update", spec, version=version)
+                self._update_file(step, step.body)
         return self.plan() if steps else planned
 
     def write_service(self, step: Step) -> None:

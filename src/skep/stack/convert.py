@@ -70,10 +70,17 @@ def file_body(stack: str, file: ComposeFile) -> Json:
     return body
 
 
+def tagged(image: str) -> str:
+    """An image's name with the tag it means; Docker's client writes it out."""
+    has_tag = ":" in image.rpartition("/")[2] or "@" in image
+    return image if has_tag else f"{image}:latest"
+
+
 def service_spec(stack: str, project: Project, service: ComposeService, ids: Ids) -> ServiceSpec:
     """What `POST /services/create` is sent. An object that is not there yet is named in place of its id."""
     container = msgspec.structs.replace(
         service.container,
+        image=tagged(service.container.image),
         labels={**(service.container.labels or {}), NAMESPACE: stack},
         mounts=[_mount(stack, project, use.mount) for use in service.mounts] or None,
         secrets=[_secret(full_name(stack, project.secrets[u.source]), ids, u.target) for u in service.secrets] or None,

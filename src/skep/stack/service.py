@@ -144,11 +144,17 @@ def _container(seen: Reading, entries: Map[str, Node], environment: Environment)
         dns_config=_dns(many("dns"), many("dns_search"), many("dns_opt")),
         isolation=one("isolation"),
         sysctls=reading.labels(entries["sysctls"], "sysctls") if "sysctls" in entries else None,
-        capability_add=many("cap_add"),
-        capability_drop=many("cap_drop"),
+        capability_add=_capabilities(many("cap_add")),
+        capability_drop=_capabilities(many("cap_drop")),
         ulimits=_ulimits(seen, entries["ulimits"]) if "ulimits" in entries else None,
         oom_score_adj=reading.integer(entries["oom_score_adj"]) if "oom_score_adj" in entries else 0,
     )
+
+
+def _capabilities(names: list[str] | None) -> list[str] | None:
+    """In the one spelling Docker's client sends: sorted, in capitals, `CAP_` before all but ALL."""
+    upper = {name.upper() for name in names or []}
+    return sorted(name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in upper) or None
 
 
 def _dns(servers: list[str] | None, search: list[str] | None, options: list[str] | None) -> DNSConfig | None:
