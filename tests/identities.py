@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.manager.ca import CertificateAuthority
-from skep.model.identity import Credentials, Identity
+from skep.model.identity import Credentials, Identity, Operator
 from skep.model.node import Role
 
 CLUSTER_ID = "cluster0000000000000000000"
@@ -25,6 +25,12 @@ class Authorities:
         holder = Identity(node_id=node_id, role=role, cluster_id=cluster_id or self.cluster_id)
         issued = self.authority.issue(request.csr, holder, now=time.time_ns(), lifetime=int(life_s * 1e9))
         return accept_issued(request, issued)
+
+    def operator(self, name: str, *, life_s: float = 3600, cluster_id: str | None = None) -> Credentials:
+        request = new_key_request()
+        holder = Operator(name=name, cluster_id=cluster_id or self.cluster_id)
+        issued = self.authority.issue_operator(request.csr, holder, now=time.time_ns(), lifetime=int(life_s * 1e9))
+        return Credentials(certificate=issued.certificate, key=request.key, root=issued.root)
 
     def node(self, node_id: str, role: Role = Role.WORKER) -> NodeIdentity:
         return NodeIdentity(self.make(node_id, role), lambda _: None, lambda: 0.5)

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.anyio
 
 TABLE = [
     pytest.param("manager", "GET", "/nodes", 200, id="a manager asks for the swarm"),
-    pytest.param("manager", "GET", "/containers/json", 403, id="a manager commands no engine"),
-    pytest.param("manager", "POST", "/swarm/leave", 403, id="a manager moves no other node"),
+    pytest.param("manager", "GET", "/containers/json", 200, id="a manager commands the engine"),
+    pytest.param("operator", "GET", "/containers/json", 200, id="an operator commands the engine"),
+    pytest.param("operator", "GET", "/nodes", 200, id="an operator asks for the swarm"),
+    pytest.param("other operator", "GET", "/nodes", 0, id="another swarm's operator is not let in"),
     pytest.param("worker", "GET", "/_ping", 200, id="a worker pings"),
     pytest.param("worker", "GET", "/nodes", 403, id="a worker sees no swarm"),
     pytest.param("nobody", "GET", "/_ping", 403, id="nobody is not answered"),
@@ -41,7 +43,7 @@ async def port(anyio_backend: str, tmp_path: Path, authorities: Authorities) -> 
     await server.start_unix(tmp_path / "docker.sock")
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "docker.sock"))) as local:
         await local.post("http://node/swarm/init", json={})
-    trust = tls.Trust(CLUSTER_ID, lambda node_id: node_id == "removed")
+    trust = tls.Trust(CLUSTER_ID, lambda node_id: node_id == "removed", admits_operators=True)
     credentials = authorities.make("server", Role.MANAGER)
     yield await server.start_tls("127.0.0.1", 0, lambda: tls_context.server_context(credentials), trust)
     await server.close()
@@ -53,6 +55,8 @@ def context_of(who: str, authorities: Authorities) -> ssl.SSLContext:
         "worker": lambda: authorities.make("w1", Role.WORKER),
         "removed": lambda: authorities.make("removed", Role.MANAGER),
         "stranger": lambda: authorities.make("m2", Role.MANAGER, cluster_id="another".ljust(25, "0")),
+        "operator": lambda: authorities.operator("alice"),
+        "other operator": lambda: authorities.operator("mallory", cluster_id="another".ljust(25, "0")),
         "nobody": lambda: None,
     }[who]()
     context = tls_context.client_context(authorities.authority.root_pem, made)

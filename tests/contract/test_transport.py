@@ -44,7 +44,7 @@ class Accepting:
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         raise NotImplementedError
 
-    async def renew(self, identity: Identity, request: RenewRequest) -> Issued:
+    async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
         raise NotImplementedError
 
     async def serve(self, identity: Identity, channel: Channel) -> None:

@@ -44,7 +44,7 @@ class Service:
             raise InvalidSpec(REFUSED)
         return self._issue("newcomer", request.csr)
 
-    async def renew(self, identity: Identity, request: RenewRequest) -> Issued:
+    async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
         self.asked.append((identity.node_id, request))
         if identity.node_id == "unlucky":
             raise Unavailable("not now")

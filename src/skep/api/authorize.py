@@ -8,7 +8,7 @@ import enum
 from dataclasses import dataclass
 
 from skep.model.errors import Forbidden
-from skep.model.identity import Identity
+from skep.model.identity import Identity, Operator
 from skep.model.node import Role
 
 
@@ -35,8 +35,8 @@ EVERYONE: Access = frozenset(CallerKind) - {CallerKind.NOBODY}
 """Tells nothing about the swarm: is the daemon there, which versions does it speak."""
 SWARM: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MANAGER})
 """Reads or changes the swarm; other managers may pass on what they were asked."""
-ENGINE: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR})
-"""Commands this machine's engine, which is as good as root on it."""
+ENGINE: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MANAGER})
+"""Commands this machine's engine, which is as good as root on it; so is a manager, who decides what runs here."""
 
 
 def check(caller: Caller, access: Access) -> None:
@@ -49,8 +49,10 @@ def check(caller: Caller, access: Access) -> None:
         raise Forbidden(f"{caller.kind.value} may not do this; use the node's own socket or an operator's certificate")
 
 
-def of_peer(peer: Identity | None) -> Caller:
+def of_peer(peer: Identity | Operator | None) -> Caller:
     """The caller behind a verified certificate; None is nobody."""
     if peer is None:
         return Caller(CallerKind.NOBODY)
+    if isinstance(peer, Operator):
+        return Caller(CallerKind.OPERATOR, peer.name)
     return Caller(CallerKind.MANAGER if peer.role is Role.MANAGER else CallerKind.WORKER, peer.node_id)

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
+from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster, SwarmSpec
+from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
@@ -138,6 +140,14 @@ class Control(Protocol):
 
     def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
         """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""
+        ...
+
+    def issue_operator(self, name: str, csr: str, lifetime: Nanoseconds) -> Issued:
+        """Certify a key for someone who uses the API from elsewhere; `lifetime` 0 for the usual one.
+
+        Raises:
+            InvalidSpec: The name, the lifetime or the request is not possible.
+        """
         ...
 
     def open_engine(self, node_id: str) -> ByteStream:

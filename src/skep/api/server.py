@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 import skep
-from skep.api import authorize, errors, routes, versions, wire
+from skep.api import authorize, errors, hosts, routes, versions, wire
 from skep.api.backend import LocalNode
 from skep.api.call import Backend, Call, RouteTable
 from skep.api.connection import Connection
@@ -32,6 +32,8 @@ from skep.ports.clock import Clock
 log = structlog.get_logger()
 
 SOCKET_MODE: Final = 0o660
+LIMITS: Final = tls.FrontLimits(anonymous_per_address=64, anonymous=512, per_node=512)
+"""Of TCP: a person's `docker stats` holds a connection for each container."""
 _SHUTDOWN_S: Final = 1.0
 
 
@@ -88,19 +90,26 @@ class ApiServer:
             await loop.create_unix_server(lambda: Connection(http, loop, authorize.LOCAL, self), sock=listener)
         )
 
-    async def start_tls(self, host: str, port: int, context: Callable[[], ssl.SSLContext], trust: tls.Trust) -> int:
+    async def start_tls(
+        self,
+        host: str,
+        port: int,
+        context: Callable[[], ssl.SSLContext],
+        trust: tls.Trust | Callable[[], tls.Trust],
+    ) -> int:
         """Listen on TCP for callers with a certificate of the cluster.
 
         Args:
             port: 0 for any.
             context: The TLS context for the next connection; it must ask for client certificates.
+            trust: Whom to believe; see `tls.TlsFront`.
         Returns:
             The port.
         Raises:
             ListenFailed: The address is taken or not ours.
         """
         http, loop = self._ready(), asyncio.get_running_loop()
-        front = tls.TlsFront(lambda: Connection(http, loop, None, self), context, trust)
+        front = tls.TlsFront(lambda: Connection(http, loop, None, self), context, trust, LIMITS)
         self._fronts.append(front)
         return await front.start(host, port)
 
@@ -171,11 +180,24 @@ class ApiServer:
         if found is None:
             raise NotFound("page not found")
         route, params = found
-        authorize.check(connection.caller or authorize.of_peer(tls.peer_of(request)), route.access)
+        authorize.check(self._caller(request, connection), route.access)
         call = Call(self._backend, request, connection, path, params, version, route, headers)
         if route.changes:
             return await asyncio.shield(route.handler(call))
         return await route.handler(call)
+
+    def _caller(self, request: web.BaseRequest, connection: Connection) -> authorize.Caller:
+        """Who asks. On TCP the `Host` must be this node's, or a name that a web page's owner points here would do.
+
+        Raises:
+            Forbidden: It is not.
+        """
+        if connection.caller is not None:
+            return connection.caller
+        local = self._backend.node.local_state
+        if not hosts.is_own(request.headers.get("Host", ""), (self._backend.node.hostname, local.node_id)):
+            raise Forbidden("the Host header names another machine; use this node's IP address or host name")
+        return authorize.of_peer(tls.peer_of(request) or tls.operator_of(request))
 
     def _headers(self) -> dict[str, str]:
         """What every answer says of this daemon. Source: moby's version middleware and the ping route."""

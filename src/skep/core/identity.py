@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from skep.lib.durations import HOUR
 from skep.model.base import Nanoseconds
 from skep.model.errors import Unauthenticated
-from skep.model.identity import ROLES, Identity
+from skep.model.identity import OPERATOR_UNIT, ROLES, Identity, Operator
 from skep.model.node import TLSInfo
 
 BACKDATE: Final = HOUR
@@ -53,13 +53,37 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     )
 
 
+def holder_of_der(der: bytes) -> Identity | Operator:
+    """Who a TLS peer's certificate was issued to, node or operator.
+
+    Raises:
+        Unauthenticated: It is neither's.
+    """
+    certificate = _load_der(der)
+    subject = certificate.subject
+    if _only(subject, NameOID.ORGANIZATIONAL_UNIT_NAME) != OPERATOR_UNIT:
+        return identity_of(certificate)
+    name, cluster_id = _only(subject, NameOID.COMMON_NAME), _only(subject, NameOID.ORGANIZATION_NAME)
+    if not name or not cluster_id:
+        raise Unauthenticated("the certificate names no operator of a swarm; use one that the swarm issued")
+    return Operator(
+        name=name,
+        cluster_id=cluster_id,
+        serial=str(certificate.serial_number),
+        expires_at=_nanoseconds(certificate.not_valid_after_utc),
+    )
+
+
 def identity_of_der(der: bytes) -> Identity:
     """As `identity_of`, from the bytes a TLS peer presented."""
+    return identity_of(_load_der(der))
+
+
+def _load_der(der: bytes) -> x509.Certificate:
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        return x509.load_der_x509_certificate(der)
     except ValueError as error:
         raise Unauthenticated("the certificate cannot be read; use one that the swarm issued") from error
-    return identity_of(certificate)
 
 
 def identity_of_pem(pem: str) -> Identity:

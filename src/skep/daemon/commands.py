@@ -17,6 +17,7 @@ path_type = click.Path(path_type=Path)
 @click.option("--data-dir", type=path_type, default=DEFAULT_DATA_DIR, show_default=True, help="What must survive.")
 @click.option("--run-dir", type=path_type, default=DEFAULT_RUN_DIR, show_default=True, help="What a reboot clears.")
 @click.option("--socket", type=path_type, default=DEFAULT_SOCKET, show_default=True, help="The Engine API's socket.")
+@click.option("--api-listen", default="", help="tcp://ADDRESS:2376, the Engine API for holders of a certificate.")
 @click.option("--group", default="", help="Group that may use the socket.")
 @click.option("--engine", type=click.Choice(ENGINES), default="podman", show_default=True)
 @click.option("--cgroup-parent", default="", help="Control group the containers go below.")
@@ -26,6 +27,7 @@ def daemon(
     data_dir: Path,
     run_dir: Path,
     socket: Path,
+    api_listen: str,
     group: str,
     engine: str,
     cgroup_parent: str,
@@ -40,6 +42,7 @@ def daemon(
         run_dir=run_dir.absolute(),
         socket=socket.absolute(),
         socket_group=group,
+        api_listen=api_listen,
         engine=engine,
         cgroup_parent=cgroup_parent,
         image_stores=tuple(image_store),

@@ -14,12 +14,16 @@ DEFAULT_SOCKET = Path("/run/skep/docker.sock")
 DEFAULT_DATA_DIR = Path("/var/lib/skep")
 DEFAULT_RUN_DIR = Path("/run/skep")
 CONTROL_PORT = 2377
+API_PORT = 2376
 MAX_DATA_PATH_PORT, MIN_DATA_PATH_PORT = 49151, 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """Attributes: socket_group: group that may use the socket; empty leaves it to root."""
+    """Attributes: socket_group: group that may use the socket; empty leaves it to root.
+
+    api_listen: `tcp://address:port` for the API with mutual TLS; empty for none.
+    """
 
     data_dir: Path = DEFAULT_DATA_DIR
     run_dir: Path = DEFAULT_RUN_DIR
@@ -29,6 +33,7 @@ class DaemonConfig:
     cgroup_parent: str = ""
     image_stores: tuple[Path, ...] = field(default=())
     log_level: str = "info"
+    api_listen: str = ""
 
     @property
     def swarm_dir(self) -> Path:
@@ -51,6 +56,23 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidSpec(f'"{text}" has no valid port; write an address like 192.168.1.10:{default_port}')
     return host, int(port)
+
+
+def api_address(text: str) -> tuple[str, int]:
+    """Read `tcp://address[:port]`.
+
+    Raises:
+        InvalidSpec: It is none; there is no way to listen without TLS.
+    """
+    scheme, separator, rest = text.partition("://")
+    if scheme != "tcp" or not separator:
+        raise InvalidSpec(f'"{text}" is no address to listen on; write tcp://0.0.0.0:{API_PORT}')
+    host, port = split_address(rest.rstrip("/"), API_PORT)
+    if not is_address(host):
+        raise InvalidSpec(
+            f'"{text}" must name an IP address of this machine, or 0.0.0.0; write tcp://0.0.0.0:{API_PORT}'
+        )
+    return host, port
 
 
 def is_address(text: str) -> bool:

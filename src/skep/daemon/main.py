@@ -11,7 +11,8 @@ from pathlib import Path
 import structlog
 
 from skep.api.server import ApiServer, SocketTaken
-from skep.daemon.config import DaemonConfig
+from skep.daemon import tcp
+from skep.daemon.config import DaemonConfig, api_address
 from skep.daemon.manager import Means
 from skep.daemon.membership import MembershipDamaged
 from skep.daemon.node import Node
@@ -19,6 +20,7 @@ from skep.daemon.worker import make_runtime
 from skep.edge.clock import SystemClock, SystemDice
 from skep.edge.instance import InstanceLock, InstanceRunning, notify_ready, raise_file_limit
 from skep.edge.keyfile import KeyFileError
+from skep.model.errors import InvalidSpec
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import RuntimeFailure
 from skep.ports.store import StoreError
@@ -42,6 +44,7 @@ REFUSALS = (
     RuntimeFailure,
     StoreError,
     ListenFailed,
+    InvalidSpec,
     LookupError,
     PermissionError,
 )
@@ -99,6 +102,8 @@ async def _serve(config: DaemonConfig) -> None:
     try:
         await node.start()
         await api.start_unix(config.socket, config.socket_group or None)
+        if config.api_listen:
+            await api.start_tls(*api_address(config.api_listen), tcp.context(node), tcp.trust(node))
         notify_ready()
         log.info("skepd is ready", socket=str(config.socket), engine=config.engine)
         await stop.wait()

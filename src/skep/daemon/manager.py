@@ -27,6 +27,7 @@ from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
 from skep.model.errors import Unavailable
+from skep.model.identity import Operator
 from skep.ports.clock import Clock, Dice
 from skep.ports.store import Store
 
@@ -98,6 +99,11 @@ class ManagerParts:
             raise Unavailable("this manager is starting; try again in a moment")
         return self._control
 
+    def is_removed(self, node_id: str) -> bool:
+        """Whether a node's certificates are no longer accepted; while the state is not open, no node's are."""
+        cluster = self._replica.view.cluster if self._replica is not None else None
+        return cluster is None or node_id in cluster.removed_nodes
+
     async def start(self, swarm_dir: Path) -> None:
         """Open everything; returns when the control port listens.
 
@@ -128,6 +134,12 @@ class ManagerParts:
                 sealer=seal,
                 logs=TaskLogs(sessions.open_stream, clock),
                 open_engine=sessions.open_engine,
+                certify=lambda csr, name, lifetime: authority.issue_operator(
+                    csr,
+                    Operator(name=name, cluster_id=self._membership.cluster_id),
+                    now=clock.now(),
+                    lifetime=lifetime,
+                ),
             ),
         )
         self._control = control

@@ -85,6 +85,7 @@ class Node:
         self._means = means
         self._changing = asyncio.Lock()
         self._member: Membership | None = None
+        self._identity: NodeIdentity | None = None
         self._manager: ManagerParts | None = None
         self._worker: WorkerParts | None = None
         self._error = ""
@@ -129,7 +130,7 @@ class Node:
         identity = NodeIdentity(
             credentials, lambda renewed: keyfile.save_credentials(swarm_dir, renewed), self._means.dice.fraction
         )
-        self._member = member
+        self._member, self._identity = member, identity
         if member.role == Role.MANAGER and not member.is_leaving:
             self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
             await self._manager.start(swarm_dir)
@@ -149,6 +150,26 @@ class Node:
     @property
     def passthrough(self) -> Path | None:
         return self._runtime.passthrough
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What this node proves itself with, as of now; None out of any swarm."""
+        return self._identity.credentials if self._identity is not None and self._member is not None else None
+
+    @property
+    def cluster_id(self) -> str:
+        """Of the swarm this node is in; empty if none."""
+        return self._member.cluster_id if self._member is not None else ""
+
+    def is_stranger(self, node_id: str) -> bool:
+        """Whether a node's certificate counts for nothing here.
+
+        A manager knows which nodes were removed. A worker knows only who the managers are, and believes no one else.
+        """
+        if self._manager is not None:
+            return self._manager.is_removed(node_id)
+        managers = self._known_managers(self._member) if self._member is not None else ()
+        return node_id not in {manager.node_id for manager in managers}
 
     async def engine_facts(self) -> EngineFacts:
         return await self._runtime.facts()
@@ -223,7 +244,8 @@ class Node:
         key_request = new_key_request()
         holder = Identity(node_id=member.node_id, role=Role.MANAGER, cluster_id=member.cluster_id)
         lifetime = request.spec.ca_config.node_cert_expiry
-        issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime)
+        address = split_address(member.control_addr, CONTROL_PORT)[0]
+        issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime, address=address)
         founding = Founding(
             cluster_id=member.cluster_id,
             authority=authority.sealed(open_seal(staging)),

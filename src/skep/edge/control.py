@@ -117,7 +117,7 @@ class ControlListener:
 
     async def _renew(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, RenewRequest)
-        return _json(await self._service.renew(_known(tls.peer_of(request)), asked))
+        return _json(await self._service.renew(_known(tls.peer_of(request)), asked, address=tls.address_of(request)))
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         identity = _known(tls.peer_of(request) or tls.removed_peer_of(request))

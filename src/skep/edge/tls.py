@@ -26,7 +26,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from skep.core import identity as certificates
 from skep.lib.rates import TokenBuckets
 from skep.model.errors import Unauthenticated
-from skep.model.identity import Identity
+from skep.model.identity import Identity, Operator
 from skep.ports.transport import ListenFailed
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Peer:
     """Who is at the other end. Attributes: address: its IP; identity: None without a certificate."""
 
     address: str
-    identity: Identity | None
+    identity: Identity | Operator | None
     is_revoked: Callable[[str], bool]
 
 
@@ -67,15 +67,21 @@ def peer_of(request: web.BaseRequest) -> Identity | None:
         None without a certificate, or once the node has been removed, also amid a connection.
     """
     peer = _peer(request)
-    if peer is None or peer.identity is None or peer.is_revoked(peer.identity.node_id):
+    if peer is None or not isinstance(peer.identity, Identity) or peer.is_revoked(peer.identity.node_id):
         return None
     return peer.identity
+
+
+def operator_of(request: web.BaseRequest) -> Operator | None:
+    """The operator who sent a request, by the verified certificate of its connection."""
+    peer = _peer(request)
+    return peer.identity if peer is not None and isinstance(peer.identity, Operator) else None
 
 
 def removed_peer_of(request: web.BaseRequest) -> Identity | None:
     """Who sent a request if it is a removed node, to be told so and nothing else."""
     peer = _peer(request)
-    if peer is None or peer.identity is None or not peer.is_revoked(peer.identity.node_id):
+    if peer is None or not isinstance(peer.identity, Identity) or not peer.is_revoked(peer.identity.node_id):
         return None
     return peer.identity
 
@@ -96,7 +102,7 @@ class FrontLimits:
     Attributes:
         handshake_s, header_s: How long it may take over each.
         anonymous_per_address, anonymous: Connections without a certificate, or whose handshake is not over.
-        per_node: Connections of one certificate's node.
+        per_node: Connections of one certificate's node or operator.
         handshakes_per_second, handshake_burst: New connections of one address; each costs a signature.
     """
 
@@ -114,11 +120,13 @@ class Trust:
     """Attributes: cluster_id: whose nodes are known; is_revoked: whether a node of it was removed.
 
     admits_removed: let removed nodes in, so that they can be told why they are refused (`removed_peer_of`).
+    admits_operators: let in those whose certificate is no node's (`operator_of`).
     """
 
     cluster_id: str
     is_revoked: Callable[[str], bool]
     admits_removed: bool = False
+    admits_operators: bool = False
 
 
 class Refused(Exception):
@@ -168,18 +176,19 @@ class TlsFront:
         self,
         server: Callable[[], asyncio.Protocol],
         context: Callable[[], ssl.SSLContext],
-        trust: Trust,
+        trust: Trust | Callable[[], Trust],
         limits: FrontLimits | None = None,
     ) -> None:
         """Put TLS before a server.
 
         Args:
             server: Makes the protocol of a plain connection, such as aiohttp's `web.Server`.
-            context: The TLS context for the next connection.
+            context: The TLS context for the next connection. Raises `Refused` where there is none at present.
+            trust: Whom to believe, or what says so for the next connection.
         """
         self._server = server
         self._context = context
-        self._trust = trust
+        self._trust = trust if callable(trust) else lambda: trust
         self._limits = limits or FrontLimits()
         self._shares = _Shares(self._limits)
         self._listener: socket.socket | None = None
@@ -250,13 +259,14 @@ class TlsFront:
         _keep_alive(connection)
         stream = await self._handshake(connection)
         try:
-            identity = self._identify(stream)
+            trust = self._trust()
+            identity = _identify(stream, trust)
             with contextlib.ExitStack() as node_share:
                 if identity is not None:
-                    node_share.enter_context(self._shares.of_node(identity.node_id))
+                    node_share.enter_context(self._shares.of_node(_name(identity)))
                     share.close()
                 head = await self._head(stream)
-                await self._relay(stream, head, Peer(address, identity, self._trust.is_revoked))
+                await self._relay(stream, head, Peer(address, identity, trust.is_revoked))
                 await _farewell(stream)
         finally:
             await anyio.aclose_forcefully(stream.transport_stream)
@@ -274,20 +284,6 @@ class TlsFront:
                 raise Refused("handshake failed") from error
             unless_done.pop_all()
         return stream
-
-    def _identify(self, stream: TLSStream) -> Identity | None:
-        der = stream.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 — anyio's, not Django's
-        if der is None:
-            return None
-        try:
-            identity = certificates.identity_of_der(der)
-        except Unauthenticated as error:
-            raise Refused("certificate of no node") from error
-        if identity.cluster_id != self._trust.cluster_id:
-            raise Refused("certificate of another cluster")
-        if self._trust.is_revoked(identity.node_id) and not self._trust.admits_removed:
-            raise Refused("certificate of a removed node")
-        return identity
 
     async def _head(self, stream: TLSStream) -> bytes:
         """Read until the first request's header is whole, so that a slow sender costs the server nothing."""
@@ -315,6 +311,28 @@ class TlsFront:
                 upward.cancel()
                 await asyncio.wait([upward])
                 transport.close()
+
+
+def _identify(stream: TLSStream, trust: Trust) -> Identity | Operator | None:
+    der = stream.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 — anyio's, not Django's
+    if der is None:
+        return None
+    try:
+        holder = certificates.holder_of_der(der)
+    except Unauthenticated as error:
+        raise Refused("certificate of no node") from error
+    if holder.cluster_id != trust.cluster_id:
+        raise Refused("certificate of another cluster")
+    if isinstance(holder, Operator):
+        if not trust.admits_operators:
+            raise Refused("certificate of no node")
+    elif trust.is_revoked(holder.node_id) and not trust.admits_removed:
+        raise Refused("certificate of a removed node")
+    return holder
+
+
+def _name(identity: Identity | Operator) -> str:
+    return identity.node_id if isinstance(identity, Identity) else f"operator {identity.name}"
 
 
 async def _upward(stream: TLSStream, ours: socket.socket, head: bytes) -> None:

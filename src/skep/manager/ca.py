@@ -1,4 +1,4 @@
-"""The cluster's certificate authority: its root, and the certificates it issues to nodes.
+"""The cluster's certificate authority: its root, and the certificates it issues to nodes and to operators.
 
 Pure but for key generation and serial numbers, which the cryptography library draws from the operating system. A
 request's subject, names and flags are never looked at: the server sets all of them, from what the swarm knows.
@@ -7,6 +7,8 @@ Source: swarmkit/ca/certificates.go.
 
 import datetime
 import hashlib
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +25,7 @@ from skep.manager.seal import Seal
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Authority
 from skep.model.errors import InvalidSpec
-from skep.model.identity import UNITS, Identity, Issued
+from skep.model.identity import OPERATOR_UNIT, UNITS, Identity, Issued, Operator
 from skep.model.node import Role, TLSInfo
 
 ROOT_NAME: Final = "swarm-ca"
@@ -114,40 +116,59 @@ class CertificateAuthority:
         )
         return Authority(certificate_pem=self.root_pem, sealed_key=seal.seal(der, KEY_PURPOSE))
 
-    def issue(self, csr_pem: str, holder: Identity, *, now: Nanoseconds, lifetime: Nanoseconds = 0) -> Issued:
+    def issue(
+        self, csr_pem: str, holder: Identity, *, now: Nanoseconds, lifetime: Nanoseconds = 0, address: str = ""
+    ) -> Issued:
         """Certify the public key of a request as a node's.
 
         Args:
             csr_pem: Proves possession of the key; all else in it is ignored.
             holder: Node, role and cluster, as the swarm knows them.
             lifetime: From now on; 0 for 90 days. What operators may ask for is checked where they ask.
+            address: An IP address the node is reached at, as seen by who certifies it: clients of the node's API
+                compare it with what they asked for. Empty, or no IP address, for none.
         Raises:
             InvalidSpec: The request is no sound CSR for an elliptic-curve key.
         """
-        public_key = _requested_key(csr_pem)
-        term = Term.of(now, lifetime or DEFAULT_LIFETIME)
         names = [UNITS[holder.role], holder.node_id]
         if holder.role is Role.MANAGER:
             names.append(ROOT_NAME)
-        certificate = (
-            x509.CertificateBuilder(
-                subject_name=_subject(holder), issuer_name=self._root.subject, public_key=public_key
-            )
+        subject = _subject(holder.cluster_id, UNITS[holder.role], holder.node_id)
+        alternatives = x509.SubjectAlternativeName([*map(x509.DNSName, names), *_ip_names(address)])
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = self._begin(csr_pem, subject, Term.of(now, lifetime or DEFAULT_LIFETIME), usages)
+        return self._issued(builder.add_extension(alternatives, critical=False))
+
+    def issue_operator(self, csr_pem: str, holder: Operator, *, now: Nanoseconds, lifetime: Nanoseconds = 0) -> Issued:
+        """Certify the public key of a request as an operator's: good for a client of the API and nothing else.
+
+        Args: As of `issue`.
+        Raises:
+            InvalidSpec: The request is no sound CSR for an elliptic-curve key.
+        """
+        subject = _subject(holder.cluster_id, OPERATOR_UNIT, holder.name)
+        term = Term.of(now, lifetime or DEFAULT_LIFETIME)
+        return self._issued(self._begin(csr_pem, subject, term, [ExtendedKeyUsageOID.CLIENT_AUTH]))
+
+    def _begin(
+        self, csr_pem: str, subject: x509.Name, term: Term, usages: Sequence[x509.ObjectIdentifier]
+    ) -> x509.CertificateBuilder:
+        """What every certificate but the root has."""
+        public_key = _requested_key(csr_pem)
+        return (
+            x509.CertificateBuilder(subject_name=subject, issuer_name=self._root.subject, public_key=public_key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(term.starts_at)
             .not_valid_after(term.ends_at)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(is_authority=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        return Issued(certificate=_pem(certificate), root=self.root_pem)
+
+    def _issued(self, builder: x509.CertificateBuilder) -> Issued:
+        return Issued(certificate=_pem(builder.sign(self._key, hashes.SHA256())), root=self.root_pem)
 
     @property
     def tls_facts(self) -> TLSInfo:
@@ -169,14 +190,21 @@ def node_id_of(csr_pem: str) -> str:
     return base36(int.from_bytes(hashlib.sha256(spki).digest(), "big") % 36**ID_LENGTH, ID_LENGTH)
 
 
-def _subject(holder: Identity) -> x509.Name:
+def _subject(cluster_id: str, unit: str, name: str) -> x509.Name:
     return x509.Name(
         [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, holder.cluster_id),
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, UNITS[holder.role]),
-            x509.NameAttribute(NameOID.COMMON_NAME, holder.node_id),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster_id),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
         ]
     )
+
+
+def _ip_names(address: str) -> Sequence[x509.GeneralName]:
+    try:
+        return [x509.IPAddress(ipaddress.ip_address(address))]
+    except ValueError:
+        return []
 
 
 def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:

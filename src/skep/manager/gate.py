@@ -25,8 +25,8 @@ class Gate:
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         return await self.admission.join(request, address=address)
 
-    async def renew(self, identity: Identity, request: RenewRequest) -> Issued:
-        return await self.admission.renew(identity, request)
+    async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
+        return await self.admission.renew(identity, request, address=address)
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         await self.sessions.serve(identity, channel)

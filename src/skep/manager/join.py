@@ -92,15 +92,18 @@ class Admission:
         if self.is_removed(node_id):
             raise Forbidden("this key belongs to a node that was removed; join with a fresh one")
         known = self.view().nodes.get(node_id)
-        issued, identity = self._issue(request.csr, node_id, known.role if known else role, cluster)
+        holder = Identity(node_id=node_id, role=known.role if known else role, cluster_id=cluster.id)
+        issued, identity = self._issue(request.csr, holder, cluster, address)
         if known is None:
             await self.registry.admit(Newcomer(identity=identity, availability=request.availability, address=address))
         log.info("a node joined", node=node_id, role=role.value, address=address)
         return issued
 
-    async def renew(self, identity: Identity, request: RenewRequest) -> Issued:
+    async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
         """Renew a node's certificate, with the role that is now asked of it.
 
+        Args:
+            address: Where it asks from.
         Raises:
             Forbidden: The node was removed.
             Unavailable: This manager does not know the node (yet).
@@ -111,7 +114,9 @@ class Admission:
         node = self.view().nodes.get(identity.node_id)
         if node is None:
             raise Unavailable("this manager does not know the node yet; try again")
-        issued, renewed = self._issue(request.csr, node.id, node.spec.role, self._cluster())
+        cluster = self._cluster()
+        holder = Identity(node_id=node.id, role=node.spec.role, cluster_id=cluster.id)
+        issued, renewed = self._issue(request.csr, holder, cluster, address)
         await self.registry.certify(renewed)
         return issued
 
@@ -121,10 +126,9 @@ class Admission:
             raise Unavailable("this manager has no state yet; try again")
         return cluster
 
-    def _issue(self, csr: str, node_id: str, role: Role, cluster: Cluster) -> tuple[Issued, Identity]:
-        holder = Identity(node_id=node_id, role=role, cluster_id=cluster.id)
+    def _issue(self, csr: str, holder: Identity, cluster: Cluster, address: str) -> tuple[Issued, Identity]:
         lifetime = cluster.spec.ca_config.node_cert_expiry
-        issued = self.authority().issue(csr, holder, now=self.clock.now(), lifetime=lifetime)
+        issued = self.authority().issue(csr, holder, now=self.clock.now(), lifetime=lifetime, address=address)
         return issued, certificates.identity_of_pem(issued.certificate)
 
 

@@ -19,6 +19,8 @@ UNITS: Final[dict[Role, str]] = {Role.WORKER: "swarm-worker", Role.MANAGER: "swa
 """Organizational unit of a certificate, by role; also a DNS name in it, so that a client can ask for a manager."""
 ROLES: Final[dict[str, Role]] = {unit: role for role, unit in UNITS.items()}
 MANAGER_NAME: Final = UNITS[Role.MANAGER]
+OPERATOR_UNIT: Final = "swarm-operator"
+"""Organizational unit of a person's or a program's certificate: it may use the API and is no node."""
 
 DIGEST_LENGTH: Final = 50
 SECRET_BYTES: Final = 16
@@ -38,6 +40,15 @@ class Identity(Record, frozen=True, kw_only=True):
 
     node_id: str
     role: Role
+    cluster_id: str
+    serial: str = ""
+    expires_at: Nanoseconds = 0
+
+
+class Operator(Record, frozen=True, kw_only=True):
+    """What a verified certificate says of someone who is no node. Attributes: as of `Identity`."""
+
+    name: str
     cluster_id: str
     serial: str = ""
     expires_at: Nanoseconds = 0

@@ -107,7 +107,9 @@ class ControlService(Protocol):
         """Let a newcomer in; `address` is where it asks from."""
         ...
 
-    async def renew(self, identity: Identity, request: RenewRequest) -> Issued: ...
+    async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
+        """Give a node its next certificate; `address` is where it asks from."""
+        ...
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         """Hold a node's session until it ends; `identity` is what its certificate says."""

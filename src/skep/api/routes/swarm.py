@@ -43,6 +43,14 @@ class UnlockBody(Wire, frozen=True, kw_only=True):
     unlock_key: str = ""
 
 
+class OperatorBody(Wire, frozen=True, kw_only=True):
+    """Attributes: csr: PEM. expiry: nanoseconds from now; 0 for 90 days."""
+
+    name: str = ""
+    csr: str = ""
+    expiry: int = 0
+
+
 async def init(call: Call) -> web.StreamResponse:
     """POST /swarm/init; answers this node's id."""
     body = await call.json(InitBody)
@@ -110,6 +118,13 @@ async def update(call: Call) -> web.StreamResponse:
     return call.done()
 
 
+async def issue_operator(call: Call) -> web.StreamResponse:
+    """POST /swarm/operators: a certificate for the TCP API. Not Docker's; the key itself never comes here."""
+    body = await call.json(OperatorBody)
+    issued = call.control.issue_operator(body.name, body.csr, body.expiry)
+    return call.reply({"Certificate": issued.certificate, "CA": issued.root}, 201)
+
+
 async def unlock_key(call: Call) -> web.StreamResponse:
     """GET /swarm/unlockkey: empty while managers are not locked, which the CLI says in words."""
     control = call.control
@@ -140,6 +155,7 @@ ROUTES: Final = (
     Route("POST", "/swarm/leave", leave, ENGINE, changes=True),
     Route("GET", "/swarm", inspect, SWARM),
     Route("POST", "/swarm/update", update, SWARM, changes=True),
+    Route("POST", "/swarm/operators", issue_operator, SWARM, changes=True),
     Route("GET", "/swarm/unlockkey", unlock_key, SWARM),
     Route("POST", "/swarm/unlock", unlock, ENGINE, changes=True),
 )

@@ -3,6 +3,8 @@
 Edge: the terminal.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -115,6 +117,42 @@ def join_token(host: str | None, role: str, rotate: bool, quiet: bool) -> None:
         return
     click.echo(f"To add a {role} to this swarm, run the following command:\n")
     click.echo(f"    {_join_line(engine, role.capitalize())}\n")
+
+
+@swarm.command("client-cert")
+@click.argument("name")
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; ./NAME else.")
+@click.option("--expiry", type=DURATION, default=0, help="Life of the certificate; 90 days if not given.")
+@click.pass_obj
+@refusals
+def client_cert(host: str | None, name: str, directory: Path | None, expiry: int) -> None:
+    """Issue an operator's certificate for the API on TCP: ca.pem, cert.pem and key.pem, as docker wants them.
+
+    \b
+    skep swarm client-cert alice --directory ~/.docker
+    docker --tlsverify -H tcp://192.168.1.10:2376 node ls
+    """
+    from skep.agent.identity import new_key_request  # Imported late: cryptography is slow to load.
+
+    request = new_key_request()
+    answer = Engine(host).post("/swarm/operators", {"Name": name, "CSR": request.csr, "Expiry": expiry})
+    place = directory or Path(name)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file, text, mode in (
+        ("ca.pem", answer["CA"], 0o644),
+        ("cert.pem", answer["Certificate"], 0o644),
+        ("key.pem", request.key, 0o600),
+    ):
+        _write(place / file, text, mode)
+    click.echo(f"Wrote ca.pem, cert.pem and key.pem to {place}. On a node started with --api-listen:\n")
+    click.echo(f"    DOCKER_CERT_PATH={place.absolute()} docker --tlsverify -H tcp://ADDRESS:2376 node ls\n")
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Write a file that never was readable by more than `mode` says."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
 
 
 @swarm.command()

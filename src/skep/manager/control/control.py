@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
-from skep.manager.control import find
+from skep.manager.control import find, operators
 from skep.manager.control.cluster import ClusterSettings
 from skep.manager.control.files import Configs, Sealer, Secrets
 from skep.manager.control.networks import Networks
@@ -18,9 +18,11 @@ from skep.manager.control.services import Services
 from skep.manager.control.writes import Writes
 from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica, Subscription
+from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.errors import Unavailable
 from skep.model.errors import Unavailable
+from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
@@ -44,6 +46,11 @@ def no_engine(node_id: str) -> ByteStream:
     raise Unavailable(f"node {node_id} is not available")
 
 
+def no_authority(csr: str, name: str, lifetime: Nanoseconds) -> Issued:
+    """Where nothing can be certified."""
+    raise Unavailable("this manager has no certificate authority; try another one")
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What control operations need besides the state.
@@ -52,6 +59,7 @@ class Surroundings:
         tls_info: What the API says of the swarm's trust, as of now.
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
+        certify: Signs an operator's certificate.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
     """
 
@@ -61,6 +69,7 @@ class Surroundings:
     sealer: Sealer
     logs: LogSource
     open_engine: Callable[[str], ByteStream] = no_engine
+    certify: operators.Certify = no_authority
     open_engine: Callable[[str], ByteStream] = no_engine
 
 
@@ -146,6 +155,9 @@ class SwarmControl:
 
     def open_engine(self, node_id: str) -> ByteStream:
         return self._surroundings.open_engine(node_id)
+
+    def issue_operator(self, name: str, csr: str, lifetime: Nanoseconds) -> Issued:
+        return operators.issue_operator(self._surroundings.certify, name, csr, lifetime)
 
     # --- nodes, networks, the cluster ------------------------------------------------
 
