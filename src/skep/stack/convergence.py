@@ -181,7 +181,7 @@ def outcome(judgements: Iterable[Judgement], *, is_time_over: bool) -> Outcome |
     """What to end with; None to go on waiting.
 
     Services that cannot be placed may become placeable, and failing ones recover: only the time that has passed
-    turns them into outcomes, for which the caller's patience is asked (see `skep.cli.stack_follow`).
+    turns them into outcomes, and how much of it that takes is the caller's to say.
     """
     standings = {judgement.standing for judgement in judgements}
     if Standing.FAILED in standings:
