@@ -7,12 +7,12 @@ same kind of machine.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ FILES = (
     *(f"api_{name}_test.py" for name in ("swarm", "service", "secret", "config", "network", "volume")),
     *(f"models_{name}_test.py" for name in ("services", "swarm", "nodes", "networks", "volumes")),
 )
+# Docker 20.10's. It ignores the log driver of `swarm init`, and finds no single eth0: both pass here (xpassed).
 EXPECTED = {"passed": 158, "skipped": 1, "xfailed": 2, "xpassed": 1}
 LIMIT_S = 100.0
 IMAGES = ("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest")
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="skep-docker-py-") as directory, a_node(Path(directory)) as lab:
         import_images(lab)
         began = time.monotonic()
-        counts = run_tests(lab, asked.tree.resolve(), asked.words, Path(directory) / "result.xml")
+        counts = run_tests(lab, asked.tree.resolve(), asked.words, Path(directory) / "outcomes.json")
         took_s = time.monotonic() - began
         print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), f"in {took_s:.0f} s")
         if asked.words:
@@ -75,43 +76,37 @@ def import_images(lab: Lab) -> None:
 
 def run_tests(lab: Lab, tree: Path, words: Sequence[str], result: Path) -> Counter[str]:
     """Run the tests inside the node, so that what they say of its addresses holds; count their outcomes."""
-    command = [
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--rootdir", str(tree), "-c", "pytest.ini",
-        "--junit-xml", str(result), "-o", "xfail_strict=false", *(f"tests/integration/{name}" for name in FILES), *words,
-    ]  # fmt: skip
+    files = [f"tests/integration/{name}" for name in FILES]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "skep_outcomes", "--rootdir", str(tree), "-c", "pytest.ini"]
+    command = [sys.executable, "-m", "pytest", *options, *files, *words]
     line = nodes.exec_command(lab.layout, "node1", ["env", f"--chdir={tree}", *command])
-    env = {**os.environ, "DOCKER_HOST": f"unix://{lab.layout.node('node1').socket}", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {
+        **os.environ,
+        "DOCKER_HOST": f"unix://{lab.layout.node('node1').socket}",
+        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SKEP_OUTCOMES": str(result),
+    }
     env.pop("DOCKER_TEST_API_VERSION", None)
     subprocess.run(line, env=env, check=False)
-    if not result.exists():
-        return Counter(error=1)
-    return count_outcomes(ET.parse(result).getroot())  # noqa: S314  # pytest wrote it a moment ago.
-
-
-def count_outcomes(report: ET.Element) -> Counter[str]:
-    """Read pytest's JUnit report; a test that was expected to fail and did not is told apart by a property of none."""
-    counts: Counter[str] = Counter()
-    for case in report.iter("testcase"):
-        skipped = case.find("skipped")
-        if case.find("error") is not None:
-            counts["error"] += 1
-        elif case.find("failure") is not None:
-            counts["failed"] += 1
-        elif skipped is not None:
-            counts["xfailed" if skipped.get("type") == "pytest.xfail" else "skipped"] += 1
-        else:
-            counts["passed"] += 1
-    return counts
+    return Counter(json.loads(result.read_text())) if result.exists() else Counter(error=1)
 
 
 def compare(counts: Counter[str], took_s: float) -> int:
-    """Say how the outcome differs from the expected one."""
-    wrong = [f"{EXPECTED.get(key, 0)} {key} expected, {counts[key]} found" for key in {*EXPECTED, *counts}
-             if counts[key] != EXPECTED.get(key, 0)]  # fmt: skip
+    """Say how the outcome differs from the expected one; a test expected to fail may pass."""
+    found = Counter(counts)
+    better = min(max(found["xpassed"] - EXPECTED["xpassed"], 0), EXPECTED["xfailed"])
+    found["xpassed"] -= better
+    found["xfailed"] += better
+    wrong = [
+        f"{EXPECTED.get(key, 0)} {key} expected, {counts[key]} found"
+        for key in sorted({*EXPECTED, *found})
+        if found[key] != EXPECTED.get(key, 0)
+    ]
     if took_s >= LIMIT_S:
-        wrong.append(f"it took {took_s:.0f} s, more than {LIMIT_S:.0f} s")
-    for line in wrong:
-        print(line, file=sys.stderr)
+        wrong.append(f"it took {took_s:.0f} s, {LIMIT_S:.0f} s is the limit")
+    for text in wrong:
+        print(text, file=sys.stderr)
     return 1 if wrong else 0
 
 

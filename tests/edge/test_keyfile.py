@@ -1,11 +1,13 @@
 """Key files: private, whole, and honest about damage."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from skep.edge import keyfile
-from skep.model.identity import Credentials
+from skep.edge.keyfile import WrongUnlockKey
+from skep.model.identity import Credentials, new_unlock_key
 
 HELD = Credentials(certificate="c", key="k", root="r")
 
@@ -49,3 +51,18 @@ def test_a_key_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / keyfile.DATA_KEY_FILE).chmod(0o640)
     with pytest.raises(keyfile.KeyFileError, match="chmod 600"):
         keyfile.load_or_create_data_key(tmp_path)
+
+
+def test_a_locked_data_key_is_not_on_the_disk_and_opens_with_its_key_only(tmp_path: Path) -> None:
+    secret = keyfile.load_or_create_data_key(tmp_path)
+    key, other = (new_unlock_key(os.urandom) for _ in range(2))
+    keyfile.lock_data_key(tmp_path, secret, key)
+    assert keyfile.is_locked(tmp_path)
+    assert not any(secret in path.read_bytes() for path in tmp_path.iterdir())
+    assert keyfile.unlock_data_key(tmp_path, f" {key}\n") == secret
+    for wrong in (other, "", "SWMKEY-1-", "SWMKEY-1-é", key.removeprefix("SWMKEY-1-"), key[:-3]):
+        with pytest.raises(WrongUnlockKey):
+            keyfile.unlock_data_key(tmp_path, wrong)
+    keyfile.save_data_key(tmp_path, secret)
+    assert not keyfile.is_locked(tmp_path)
+    assert keyfile.load_or_create_data_key(tmp_path) == secret

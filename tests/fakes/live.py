@@ -19,7 +19,7 @@ from skep.manager.leader import Leader
 from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.model.cluster import JoinTokens
-from skep.model.errors import InvalidSpec, NotManager
+from skep.model.errors import Conflict, InvalidSpec, NotManager
 from skep.model.identity import Identity, Newcomer, new_token
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.node import Availability, EngineDescription, NodeDescription, Role
@@ -183,6 +183,11 @@ class LiveNode:
         if not request.join_token.startswith("SWMTKN-1-"):
             raise InvalidSpec("invalid join token")
         self.local_state = LocalState("active", "joined".ljust(25, "0"), "192.0.2.2", False)
+
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        if self.local_state.state == "inactive":
+            raise NotManager("This node is not part of a swarm")
+        raise Conflict("swarm is not locked")
 
     async def leave_swarm(self, *, is_forced: bool) -> None:
         if self.local_state.state == "inactive":

@@ -344,6 +344,9 @@ class FakeControl:
             raise InUse(f"network {network.spec.name} is in use by service {users[0].spec.name}")
         self.commit(Delete("network", network.id, network.version))
 
+    def unlock_key(self) -> str:
+        return ""
+
     async def update_cluster(
         self,
         version: int,
@@ -351,6 +354,7 @@ class FakeControl:
         *,
         rotate_worker_token: bool = False,
         rotate_manager_token: bool = False,
+        rotate_unlock_key: bool = False,
     ) -> Cluster:
         cluster = self.cluster()
         if cluster.version != version:
@@ -415,6 +419,11 @@ class FakeNode:
             raise InvalidSpec("invalid join token")
         self.asked = request
         self.local_state = LocalState("active", "joined".ljust(25, "x"), "192.0.2.2", False)
+
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        if self.local_state.state == "inactive":
+            raise NotManager("This node is not part of a swarm")
+        raise Conflict("swarm is not locked")
 
     async def leave_swarm(self, *, is_forced: bool) -> None:
         if self.local_state.state == "inactive":

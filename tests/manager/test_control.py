@@ -622,6 +622,21 @@ async def test_tokens_rotate_one_by_one() -> None:
         assert third.join_tokens.manager.startswith("SWMTKN-1-")
 
 
+async def test_managers_are_locked_under_a_key_that_rotates_and_goes() -> None:
+    locked = SwarmSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
+    async with a_control() as control:
+        assert control.unlock_key() == ""
+        cluster = await control.update_cluster(control.cluster().version, locked)
+        first = control.unlock_key()
+        assert first.startswith("SWMKEY-1-")
+        cluster = await control.update_cluster(cluster.version, locked)
+        assert control.unlock_key() == first
+        cluster = await control.update_cluster(cluster.version, locked, rotate_unlock_key=True)
+        assert control.unlock_key() not in (first, "")
+        await control.update_cluster(cluster.version, SwarmSpec())
+        assert control.unlock_key() == ""
+
+
 @pytest.mark.parametrize(
     ("spec", "refusal", "words"),
     [
@@ -636,7 +651,7 @@ async def test_tokens_rotate_one_by_one() -> None:
             SwarmSpec(dispatcher=DispatcherConfig(heartbeat_period=-1)), InvalidSpec, "negative duration", id="beat"
         ),
         pytest.param(
-            SwarmSpec(encryption_config=EncryptionConfig(auto_lock_managers=True)), Unsupported, "autolock", id="lock"
+            SwarmSpec(ca_config=CAConfig(force_rotate=1)), Unsupported, "rotating the root", id="rotate-root"
         ),
     ],
 )

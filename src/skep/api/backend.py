@@ -21,7 +21,6 @@ from skep.model.service import Service, ServiceSpec
 from skep.model.session import ManagerAddress
 from skep.model.task import Task
 from skep.ports.bytestream import ByteStream
-from skep.ports.bytestream import ByteStream
 from skep.ports.logs import TaskLogEntry as TaskLogEntry
 from skep.ports.runtime import EngineFacts, LogOptions
 from skep.store.changes import Batch
@@ -127,7 +126,12 @@ class Control(Protocol):
         *,
         rotate_worker_token: bool = False,
         rotate_manager_token: bool = False,
+        rotate_unlock_key: bool = False,
     ) -> Cluster: ...
+
+    def unlock_key(self) -> str:
+        """What unlocks a manager; empty while managers are not locked."""
+        ...
 
     def find_secret(self, reference: str) -> Secret: ...
     def find_config(self, reference: str) -> Config: ...
@@ -147,14 +151,6 @@ class Control(Protocol):
 
         Raises:
             InvalidSpec: The name, the lifetime or the request is not possible.
-        """
-        ...
-
-    def open_engine(self, node_id: str) -> ByteStream:
-        """Open a connection to a node's container engine; whether it has one shows when it is first read.
-
-        Raises:
-            Unavailable: The node cannot be reached from this manager.
         """
         ...
 
@@ -207,4 +203,12 @@ class LocalNode(Protocol):
         ...
 
     async def join_swarm(self, request: JoinRequest) -> None: ...
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        """Give a locked manager its key.
+
+        Raises:
+            NotManager: It is in no swarm. Conflict: it is not locked. Unauthenticated: that is not the key.
+        """
+        ...
+
     async def leave_swarm(self, *, is_forced: bool) -> None: ...

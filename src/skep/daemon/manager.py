@@ -10,6 +10,7 @@ from pathlib import Path
 from skep.agent.identity import NodeIdentity
 from skep.core.dispatch.dispatcher import Dispatcher
 from skep.daemon.config import split_address
+from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
@@ -62,7 +63,7 @@ async def open_state(swarm_dir: Path, clock: Clock, *, is_new: bool = False) -> 
 
 
 def open_seal(swarm_dir: Path) -> Seal:
-    """The seal under the cluster's data key, as this manager keeps it."""
+    """The seal under the cluster's data key, as this manager keeps it unlocked; made if there is none."""
     return Seal(DataKey.of(keyfile.load_or_create_data_key(swarm_dir)))
 
 
@@ -104,9 +105,11 @@ class ManagerParts:
         cluster = self._replica.view.cluster if self._replica is not None else None
         return cluster is None or node_id in cluster.removed_nodes
 
-    async def start(self, swarm_dir: Path) -> None:
+    async def start(self, swarm_dir: Path, secret: bytes = b"") -> None:
         """Open everything; returns when the control port listens.
 
+        Args:
+            secret: The data key of a manager that was just unlocked; empty reads it from its file.
         Raises:
             StoreError, ListenFailed, Unavailable: What is wrong, and what to do.
         """
@@ -116,7 +119,11 @@ class ManagerParts:
         cluster = replica.view.cluster
         if cluster is None or cluster.authority is None:
             raise Unavailable("the store holds no cluster; leave the swarm with --force and make a new one")
-        seal = open_seal(swarm_dir)
+        secret = secret or keyfile.load_or_create_data_key(swarm_dir)
+        seal = Seal(DataKey.of(secret))
+        lock = KeyLock(swarm_dir, secret, seal)
+        lock.follow(cluster)
+        replica.observers.append(lock.observe)
         authority = CertificateAuthority.open(cluster.authority, seal)
         leader = Leader(replica, clock, dice, own_node_id=self._membership.node_id)
         epoch = new_id(dice.bytes)

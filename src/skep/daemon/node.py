@@ -25,13 +25,13 @@ from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
 from skep.edge.instance import engine_id
-from skep.edge.keyfile import KeyFileError
+from skep.edge.keyfile import KeyFileError, WrongUnlockKey
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
-from skep.manager.control.cluster import Founding, first_objects
+from skep.manager.control.cluster import UNLOCK_PURPOSE, Founding, first_objects, is_locking
 from skep.model.cluster import JoinTokens
-from skep.model.errors import InvalidSpec, NotManager, SkepError, Unavailable
-from skep.model.identity import Credentials, Identity, JoinToken, new_token
+from skep.model.errors import Conflict, InvalidSpec, NotManager, SkepError, Unauthenticated, Unavailable
+from skep.model.identity import Credentials, Identity, JoinToken, new_token, new_unlock_key
 from skep.model.identity import JoinRequest as CertificateRequest
 from skep.model.node import Availability, Role
 from skep.model.session import ManagerAddress
@@ -50,6 +50,9 @@ NO_SWARM = (
 WORKER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
     "command on a manager node or promote the current node to a manager."
+)
+LOCKED = (
+    'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.'
 )
 NOT_MEMBER = "This node is not part of a swarm"
 MEMBER = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
@@ -89,6 +92,7 @@ class Node:
         self._manager: ManagerParts | None = None
         self._worker: WorkerParts | None = None
         self._error = ""
+        self._is_locked = False
         self._departures: set[asyncio.Task[None]] = set()
 
     # --- the daemon's life -----------------------------------------------------------
@@ -125,15 +129,18 @@ class Node:
         await self._close_parts()
         await self._runtime.close()
 
-    async def _enter(self, member: Membership, credentials: Credentials) -> None:
+    async def _enter(self, member: Membership, credentials: Credentials, secret: bytes = b"") -> None:
+        """Take part; a locked manager only keeps its node as it was told last. `secret`: its data key, unlocked."""
         swarm_dir = self._config.swarm_dir
         identity = NodeIdentity(
             credentials, lambda renewed: keyfile.save_credentials(swarm_dir, renewed), self._means.dice.fraction
         )
         self._member, self._identity = member, identity
         if member.role == Role.MANAGER and not member.is_leaving:
-            self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
-            await self._manager.start(swarm_dir)
+            self._is_locked = keyfile.is_locked(swarm_dir) and not secret
+            if not self._is_locked:
+                self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
+                await self._manager.start(swarm_dir, secret)
         self._worker = WorkerParts(member, identity, self._runtime, self._means)
         await self._worker.start(self._config, self.hostname, self._was_removed)
 
@@ -181,6 +188,8 @@ class Node:
             return LocalState()
         is_manager = self._manager is not None
         is_in = is_manager or (self._worker is not None and self._worker.is_connected)
+        if self._is_locked:
+            return LocalState(state="locked", node_id=member.node_id, node_addr=member.underlay)
         state = "error" if self._error else "active" if is_in or self._was_welcomed() else "pending"
         return LocalState(
             state=state,
@@ -202,6 +211,8 @@ class Node:
     def control(self) -> Control:
         if self._manager is not None:
             return self._manager.control
+        if self._is_locked:
+            raise NotManager(LOCKED)
         raise NotManager(NO_SWARM if self._member is None else WORKER)
 
     # --- in ------------------------------------------------------------------------------
@@ -246,9 +257,12 @@ class Node:
         lifetime = request.spec.ca_config.node_cert_expiry
         address = split_address(member.control_addr, CONTROL_PORT)[0]
         issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime, address=address)
+        seal = open_seal(staging)
+        unlock_key = new_unlock_key(self._means.dice.bytes) if is_locking(request.spec) else ""
         founding = Founding(
             cluster_id=member.cluster_id,
-            authority=authority.sealed(open_seal(staging)),
+            authority=authority.sealed(seal),
+            unlock_key=seal.seal(unlock_key.encode(), UNLOCK_PURPOSE) if unlock_key else None,
             node_id=member.node_id,
             hostname=self.hostname,
             underlay=member.underlay,
@@ -358,6 +372,30 @@ class Node:
                 'background. Use the "docker info" command to see the current swarm status of your node.'
             ) from error
 
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        """Give a locked manager its key, and take part.
+
+        Raises:
+            NotManager: This node is in no swarm. Conflict: it is not locked. Unauthenticated: that is not the key.
+        """
+        async with self._changing:
+            swarm_dir, member = self._config.swarm_dir, self._member
+            if member is None:
+                raise NotManager(NOT_MEMBER)
+            if not self._is_locked:
+                raise Conflict("swarm is not locked")
+            try:
+                secret = keyfile.unlock_data_key(swarm_dir, unlock_key)
+                credentials = keyfile.load_credentials(swarm_dir)
+            except WrongUnlockKey as error:
+                raise Unauthenticated(str(error)) from error
+            except KeyFileError as error:
+                raise Unavailable(f"this manager cannot be unlocked: {error}") from error
+            if credentials is None:
+                raise Unavailable(f"the certificate in {swarm_dir} is gone; restore it, or leave with --force")
+            await self._close_parts()
+            await self._enter(member, credentials, secret)
+
     # --- out -----------------------------------------------------------------------------
 
     async def leave_swarm(self, *, is_forced: bool) -> None:
@@ -394,7 +432,7 @@ class Node:
     async def _undo(self) -> None:
         await self._close_parts()
         self._wipe()
-        self._member, self._error = None, ""
+        self._member, self._error, self._is_locked = None, "", False
 
     @property
     def _staging(self) -> Path:

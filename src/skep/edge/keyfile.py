@@ -1,26 +1,35 @@
 """Key material on disk: the node's credentials and the cluster's data key.
 
-Edge: small files of mode 0600 in a directory of mode 0700, written whole and durably. Autolock will replace the
-plain data key by a wrapped one; only this module and its caller will notice.
+Edge: small files of mode 0600 in a directory of mode 0700, written whole and durably. Where managers are locked, the
+data key lies here only under the unlock key (AES-GCM), which is nowhere on this disk.
 """
 
+import base64
 import os
 import stat
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from skep.model.codec import MALFORMED
-from skep.model.identity import Credentials
+from skep.model.identity import UNLOCK_KEY_PREFIX, Credentials
 
 DATA_KEY_BYTES: Final = 32
 CREDENTIALS_FILE: Final = "credentials.json"
 DATA_KEY_FILE: Final = "data-key"
+LOCKED_KEY_FILE: Final = "data-key.locked"
+NONCE_BYTES: Final = 12
 
 
 class KeyFileError(Exception):
     """A key file is damaged or open to others; the text says which and what to do."""
+
+
+class WrongUnlockKey(KeyFileError):
+    """That key does not unlock the data key."""
 
 
 def load_credentials(directory: Path) -> Credentials | None:
@@ -61,13 +70,58 @@ def load_or_create_data_key(directory: Path) -> bytes:
 
 
 def save_data_key(directory: Path, secret: bytes) -> None:
-    """Keep the data key that a manager was given when it joined."""
+    """Keep the data key as it is: that of a manager that joined, or that is no longer locked."""
     _write(directory / DATA_KEY_FILE, secret)
+    (directory / LOCKED_KEY_FILE).unlink(missing_ok=True)
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether the data key is here under an unlock key only."""
+    return (directory / LOCKED_KEY_FILE).exists() and not (directory / DATA_KEY_FILE).exists()
+
+
+def lock_data_key(directory: Path, secret: bytes, unlock_key: str) -> None:
+    """Keep the data key under an unlock key only.
+
+    Args:
+        unlock_key: As users see it, `SWMKEY-1-…`.
+    """
+    nonce = os.urandom(NONCE_BYTES)
+    box = AESGCM(_unlock_bytes(unlock_key)).encrypt(nonce, secret, LOCKED_KEY_FILE.encode())
+    _write(directory / LOCKED_KEY_FILE, nonce + box)
+    (directory / DATA_KEY_FILE).unlink(missing_ok=True)
+
+
+def unlock_data_key(directory: Path, unlock_key: str) -> bytes:
+    """Open the locked data key.
+
+    Raises:
+        WrongUnlockKey: It is another key's. KeyFileError: The file is damaged, gone or open to others.
+    """
+    path = directory / LOCKED_KEY_FILE
+    raw = _read(path)
+    if raw is None:
+        raise KeyFileError(f"{path} is gone; restore it from a backup")
+    try:
+        return AESGCM(_unlock_bytes(unlock_key)).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], LOCKED_KEY_FILE.encode())
+    except (InvalidTag, ValueError) as error:
+        raise WrongUnlockKey("swarm could not be unlocked: invalid key provided") from error
+
+
+def _unlock_bytes(text: str) -> bytes:
+    """Raises: WrongUnlockKey: it is no such key."""
+    try:
+        raw = base64.b64decode(text.strip().removeprefix(UNLOCK_KEY_PREFIX) + "=", validate=True)
+    except ValueError as error:
+        raise WrongUnlockKey("swarm could not be unlocked: invalid key provided") from error
+    if not text.strip().startswith(UNLOCK_KEY_PREFIX) or len(raw) != DATA_KEY_BYTES:
+        raise WrongUnlockKey("swarm could not be unlocked: invalid key provided")
+    return raw
 
 
 def forget(directory: Path) -> None:
     """Remove all key material."""
-    for name in (CREDENTIALS_FILE, DATA_KEY_FILE):
+    for name in (CREDENTIALS_FILE, DATA_KEY_FILE, LOCKED_KEY_FILE):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -99,6 +99,7 @@ class Cluster(Object, frozen=True, kw_only=True):
         default_address_pools: CIDRs from which overlay subnets are cut; subnet_size: their prefix length.
         data_path_port: VXLAN's UDP port.
         removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
+        unlock_key: What unlocks a manager after a restart, as users see it, sealed; None while managers are not locked.
         brake: Set while the loss of many nodes at once is held; see `Brake`.
     """
 
@@ -110,3 +111,4 @@ class Cluster(Object, frozen=True, kw_only=True):
     data_path_port: int = 4789
     removed_nodes: dict[str, Nanoseconds] = {}
     brake: Brake | None = None
+    unlock_key: Sealed | None = None

@@ -4,6 +4,7 @@ Pure. Nothing else says who a node is: no field of a message, no address.
 Source: swarmkit/ca/certificates.go (names in the subject), swarmkit/ca/config.go (token).
 """
 
+import base64
 import hashlib
 import hmac
 import re
@@ -147,6 +148,15 @@ def new_token(root_pem: str, random_bytes: Callable[[int], bytes]) -> JoinToken:
     """Make a token with a fresh secret of 128 bits."""
     secret = base36(int.from_bytes(random_bytes(SECRET_BYTES), "big"), SECRET_LENGTH)
     return JoinToken(digest=root_digest(root_pem), secret=secret)
+
+
+UNLOCK_KEY_PREFIX: Final = "SWMKEY-1-"
+UNLOCK_KEY_BYTES: Final = 32
+
+
+def new_unlock_key(random_bytes: Callable[[int], bytes]) -> str:
+    """Make what unlocks a manager, spelled as Docker does."""
+    return UNLOCK_KEY_PREFIX + base64.b64encode(random_bytes(UNLOCK_KEY_BYTES)).decode().rstrip("=")
 
 
 def is_same_token(given: str, kept: str) -> bool:

@@ -14,7 +14,7 @@ from skep.api.backend import InitRequest, JoinRequest
 from skep.api.call import Call, Route
 from skep.model.base import Wire
 from skep.model.cluster import EncryptionConfig, SwarmSpec
-from skep.model.errors import Conflict, InvalidSpec, NotManager, Unsupported
+from skep.model.errors import InvalidSpec
 
 
 class InitBody(Wire, frozen=True, kw_only=True):
@@ -107,13 +107,12 @@ async def inspect(call: Call) -> web.StreamResponse:
 async def update(call: Call) -> web.StreamResponse:
     """POST /swarm/update: settings, and new join tokens."""
     control = call.control
-    if call.flag("rotateManagerUnlockKey"):
-        raise Unsupported("managers are not locked in this swarm, so there is no unlock key to rotate")
     await control.update_cluster(
         call.number("version"),
         await call.json(SwarmSpec),
         rotate_worker_token=call.flag("rotateWorkerToken"),
         rotate_manager_token=call.flag("rotateManagerToken"),
+        rotate_unlock_key=call.flag("rotateManagerUnlockKey"),
     )
     return call.done()
 
@@ -129,18 +128,15 @@ async def unlock_key(call: Call) -> web.StreamResponse:
     """GET /swarm/unlockkey: empty while managers are not locked, which the CLI says in words."""
     control = call.control
     control.cluster()
-    return call.reply({"UnlockKey": ""})
+    return call.reply({"UnlockKey": control.unlock_key()})
 
 
 async def unlock(call: Call) -> web.StreamResponse:
     """POST /swarm/unlock."""
-    await call.json(UnlockBody)
-    state = call.node.local_state.state
-    if state == "inactive":
-        raise NotManager("This node is not part of a swarm")
-    if state != "locked":
-        raise Conflict("swarm is not locked")
-    raise Unsupported("this node's manager keys are locked by another version of the daemon; start that one to unlock")
+    body = await call.json(UnlockBody)
+    await call.node.unlock_swarm(body.unlock_key)
+    call.backend.events.look()
+    return call.done()
 
 
 def _availability(text: str) -> str:

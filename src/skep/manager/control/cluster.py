@@ -6,7 +6,7 @@ moby/daemon/cluster/convert/swarm.go (what an update leaves out stays as it was)
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -24,13 +24,15 @@ from skep.model.cluster import (
     SwarmSpec,
 )
 from skep.model.errors import InvalidSpec, Unavailable, Unsupported
-from skep.model.identity import new_token
+from skep.model.identity import new_token, new_unlock_key
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Availability, ManagerStatus, Node, NodeSpec, NodeStatus, Role
+from skep.model.secret import Sealed
 from skep.store.changes import Change, Put
 from skep.store.state import View
 
 NAME: Final = "default"
+UNLOCK_PURPOSE: Final = "unlock-key"
 MIN_CERTIFICATE_LIFE: Final = HOUR
 DEFAULTS: Final = SwarmSpec(
     name=NAME,
@@ -53,6 +55,7 @@ class Founding:
         address_pools, subnet_size, data_path_port: Empty and 0 for the defaults.
         node_id: The first manager's. underlay: its address; control_addr: host:port of its control listener.
         certificate_serial: Of the certificate it has.
+        unlock_key: Sealed, if the spec asks for locked managers.
     """
 
     cluster_id: str
@@ -67,6 +70,7 @@ class Founding:
     address_pools: tuple[str, ...] = ()
     subnet_size: int = 0
     data_path_port: int = 0
+    unlock_key: Sealed | None = None
 
 
 def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> list[Change]:
@@ -87,6 +91,7 @@ def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> li
         default_address_pools=pools or ("10.0.0.0/8",),
         subnet_size=founding.subnet_size or 24,
         data_path_port=founding.data_path_port or 4789,
+        unlock_key=founding.unlock_key,
     )
     ingress = Network(id=ingress_id, spec=NetworkSpec(name="ingress", ingress=True))
     node = Node(
@@ -150,8 +155,6 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
     """
     if new.name not in ("", old.name):
         raise InvalidSpec("modification of cluster name is not allowed")
-    if new.encryption_config.auto_lock_managers:
-        raise Unsupported("locking managers with a key is not possible yet; leave --autolock away")
     if new.ca_config.external_cas:
         raise Unsupported("external certificate authorities are not possible; the swarm uses its own")
     if new.ca_config.signing_ca_cert or new.ca_config.signing_ca_key:
@@ -174,6 +177,7 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
             heartbeat_period=new.dispatcher.heartbeat_period or old.dispatcher.heartbeat_period
         ),
         ca_config=msgspec.structs.replace(old.ca_config, node_cert_expiry=life or old.ca_config.node_cert_expiry),
+        encryption_config=new.encryption_config,
         task_defaults=new.task_defaults if new.task_defaults.log_driver else old.task_defaults,
     )
 
@@ -192,26 +196,62 @@ def _merged_raft(old: RaftConfig, new: RaftConfig) -> RaftConfig:
     )
 
 
+class Sealer(Protocol):
+    """Seals values under the cluster's data key, and opens them."""
+
+    def seal(self, plain: bytes, purpose: str) -> Sealed: ...
+    def open(self, sealed: Sealed, purpose: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What to make anew."""
+
+    worker_token: bool = False
+    manager_token: bool = False
+    unlock_key: bool = False
+
+
+NOTHING_FRESH: Final = Fresh()
+
+
+def is_locking(spec: SwarmSpec) -> bool:
+    return spec.encryption_config.auto_lock_managers
+
+
 class ClusterSettings:
     """Operations on the cluster object."""
 
-    def __init__(self, writes: Writes) -> None:
+    def __init__(self, writes: Writes, sealer: Sealer) -> None:
         self._writes = writes
+        self._sealer = sealer
 
-    async def update(self, version: int, spec: SwarmSpec, *, rotate_worker: bool, rotate_manager: bool) -> Cluster:
-        """Change settings of the cluster as of `version`, and make new join tokens; members do not feel those."""
+    async def update(self, version: int, spec: SwarmSpec, fresh: Fresh = NOTHING_FRESH) -> Cluster:
+        """Change settings of the cluster as of `version`, and make new tokens and keys; members do not feel those."""
 
         def operation(view: View) -> list[Change]:
             old = the_cluster(view)
             self._writes.revisions.check("cluster", old, version)
             tokens = JoinTokens(
-                worker=self._token(old) if rotate_worker else old.join_tokens.worker,
-                manager=self._token(old) if rotate_manager else old.join_tokens.manager,
+                worker=self._token(old) if fresh.worker_token else old.join_tokens.worker,
+                manager=self._token(old) if fresh.manager_token else old.join_tokens.manager,
             )
-            return [Put(msgspec.structs.replace(old, spec=merged_spec(old.spec, spec), join_tokens=tokens))]
+            merged = merged_spec(old.spec, spec)
+            unlock_key = self._unlock_key(old, is_fresh=fresh.unlock_key) if is_locking(merged) else None
+            return [Put(msgspec.structs.replace(old, spec=merged, join_tokens=tokens, unlock_key=unlock_key))]
 
         await self._writes.transact(operation)
         return the_cluster(self._writes.view)
+
+    def shown_unlock_key(self) -> str:
+        """What unlocks a manager, as users see it; empty while managers are not locked."""
+        sealed = the_cluster(self._writes.view).unlock_key
+        return self._sealer.open(sealed, UNLOCK_PURPOSE).decode() if sealed is not None else ""
+
+    def _unlock_key(self, old: Cluster, *, is_fresh: bool) -> Sealed:
+        if old.unlock_key is not None and not is_fresh:
+            return old.unlock_key
+        return self._sealer.seal(new_unlock_key(self._writes.random_bytes).encode(), UNLOCK_PURPOSE)
 
     def _token(self, cluster: Cluster) -> str:
         if cluster.authority is None:

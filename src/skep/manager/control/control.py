@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
 from skep.manager.control import find, operators
-from skep.manager.control.cluster import ClusterSettings
+from skep.manager.control.cluster import ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
 from skep.manager.control.networks import Networks
 from skep.manager.control.nodes import Nodes
@@ -21,7 +21,6 @@ from skep.manager.replica import Replica, Subscription
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.errors import Unavailable
-from skep.model.errors import Unavailable
 from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
@@ -29,16 +28,10 @@ from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.task import Task
 from skep.ports.bytestream import ByteStream
-from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock, Dice
 from skep.ports.logs import LogSource, TaskLogEntry
 from skep.ports.runtime import LogOptions
 from skep.store.state import View
-
-
-def no_engine(node_id: str) -> ByteStream:
-    """Where no node can be asked."""
-    raise Unavailable(f"node {node_id} is not available")
 
 
 def no_engine(node_id: str) -> ByteStream:
@@ -60,7 +53,6 @@ class Surroundings:
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
         certify: Signs an operator's certificate.
-        open_engine: Connects to a node's container engine; see `manager.sessions`.
     """
 
     clock: Clock
@@ -70,7 +62,6 @@ class Surroundings:
     logs: LogSource
     open_engine: Callable[[str], ByteStream] = no_engine
     certify: operators.Certify = no_authority
-    open_engine: Callable[[str], ByteStream] = no_engine
 
 
 class SwarmControl:
@@ -87,7 +78,7 @@ class SwarmControl:
         self._services = Services(writes)
         self._networks = Networks(writes, replica.watch)
         self._nodes = Nodes(writes)
-        self._settings = ClusterSettings(writes)
+        self._settings = ClusterSettings(writes, surroundings.sealer)
         self._secrets = Secrets(writes, surroundings.sealer)
         self._configs = Configs(writes)
         self.registry = NodeRegistry(writes)
@@ -153,9 +144,6 @@ class SwarmControl:
     def open_engine(self, node_id: str) -> ByteStream:
         return self._surroundings.open_engine(node_id)
 
-    def open_engine(self, node_id: str) -> ByteStream:
-        return self._surroundings.open_engine(node_id)
-
     def issue_operator(self, name: str, csr: str, lifetime: Nanoseconds) -> Issued:
         return operators.issue_operator(self._surroundings.certify, name, csr, lifetime)
 
@@ -180,10 +168,14 @@ class SwarmControl:
         *,
         rotate_worker_token: bool = False,
         rotate_manager_token: bool = False,
+        rotate_unlock_key: bool = False,
     ) -> Cluster:
         return await self._settings.update(
-            version, spec, rotate_worker=rotate_worker_token, rotate_manager=rotate_manager_token
+            version, spec, Fresh(rotate_worker_token, rotate_manager_token, rotate_unlock_key)
         )
+
+    def unlock_key(self) -> str:
+        return self._settings.shown_unlock_key()
 
     # --- secrets and configs -----------------------------------------------------------
 
