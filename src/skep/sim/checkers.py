@@ -207,10 +207,15 @@ class StateChecker:
         wanted = modes.replicas(service.spec)
         if len(slots) > wanted and len(slots) > before:
             self._fail(f"service {service.spec.name} has {len(slots)} slots at work instead of {wanted}")
-        for slot, tasks in slots.items():
+        for slot, working in slots.items():
+            tasks = [task for task in working if not self._is_lost(task)]
             if len(tasks) > 2:
                 self._fail(f"slot {slot} of service {service.spec.name} has {len(tasks)} tasks at work")
         self._check_parallelism(service, slots)
+
+    def _is_lost(self, task: Task) -> bool:
+        node = self.state.nodes.get(task.node_id)
+        return bool(task.node_id) and (node is None or node.status.state == NodeState.DOWN)
 
     def _check_parallelism(self, service: Service, slots: dict[int, list[Task]]) -> None:
         """An update has no more slots in the making than it may."""

@@ -72,7 +72,9 @@ def _slots(roster: Roster) -> Iterator[str]:
         case Mode.REPLICATED_JOB:
             wanted = modes.job_size(roster.service.spec)[0]
         case Mode.GLOBAL | Mode.GLOBAL_JOB:
-            wanted = sum(1 for node in roster.view.nodes.values() if global_.is_eligible(roster, node))
+            eligible = {node.id for node in roster.view.nodes.values() if global_.is_eligible(roster, node)}
+            filled = [key for key in filled if key in eligible]  # A job's tasks stay known where they completed.
+            wanted = len(eligible)
     if len(filled) != wanted:
         yield f"service {name} has {len(filled)} of {wanted} slots filled"
     for key in roster.slots:

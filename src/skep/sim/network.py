@@ -32,6 +32,10 @@ class Listener(Protocol):
     def serve(self, node_id: str, channel: "SimChannel") -> Coroutine[Any, Any, None]: ...
 
 
+def _nobody() -> None:
+    return
+
+
 class Lane:
     """One direction of a link."""
 
@@ -76,6 +80,7 @@ class SimChannel:
         self._loop = loop
         self._process = process
         self._lane = lane
+        self.on_heard: Callable[[], None] = _nobody
         self._inbox: deque[bytes] = deque()
         self._is_ended = False
         self._waiter: asyncio.Future[None] | None = None
@@ -120,6 +125,7 @@ class SimChannel:
             self._is_ended = True
         else:
             self._inbox.append(message)
+            self.on_heard()
         self._wake()
 
     def reset(self) -> None:
@@ -133,7 +139,12 @@ class SimChannel:
 
 
 class Link:
-    """Between one node and the manager's machine. Attributes: up, down: from and to the node."""
+    """Between one node and the manager's machine.
+
+    Attributes:
+        up, down: From and to the node.
+        heard_at: When the manager's machine last heard the node; gap: the last long silence, from and to.
+    """
 
     def __init__(self, loop: SimLoop, dice: random.Random) -> None:
         self.up = Lane(loop, dice)
@@ -141,6 +152,8 @@ class Link:
         self._loop = loop
         self._dice = dice
         self._dialled: list[SimChannel] = []
+        self.heard_at: Nanoseconds = 0
+        self.gap: tuple[Nanoseconds, Nanoseconds] = (0, 0)
         self._cuts = 0
 
     @property
@@ -153,11 +166,17 @@ class Link:
         near.peer, far.peer = far, near
         self._dialled = [each for each in self._dialled if not each.is_over]
         self._dialled.append(near)
+        far.on_heard = self._note_heard
         return near, far
 
     def dialled(self) -> list[SimChannel]:
         """The node's ends of its open connections."""
         return [each for each in self._dialled if not each.is_over]
+
+    def _note_heard(self) -> None:
+        if self._loop.now - self.heard_at > SECOND:
+            self.gap = (self.heard_at, self._loop.now)
+        self.heard_at = self._loop.now
 
     def cut(self, *lanes: Lane) -> None:
         """Let nothing through on these lanes until `heal`."""

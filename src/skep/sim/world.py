@@ -24,7 +24,7 @@ from skep.model.assignment import BalancedService, PublishedService
 from skep.model.cluster import Authority, JoinTokens
 from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import is_terminal
-from skep.model.node import NodeState, Role
+from skep.model.node import Node, NodeState, Role
 from skep.model.secret import Sealed
 from skep.model.session import TaskReport
 from skep.ports.dataplane import SandboxConfig
@@ -46,6 +46,8 @@ REST_LIMIT = 400 * SECOND
 PENDING_LIMIT = 60 * SECOND
 """How long tasks without a fitting node are looked on, once all is well."""
 CLEAR_LIMIT = 90 * SECOND
+SLOWEST_COMMIT = 2 * SECOND
+SHORTEST_SILENCE = 58 * SECOND // 10
 CALM = 4 * SECOND
 """How long after its last fault a node must keep up with everything again."""
 
@@ -159,9 +161,25 @@ class World:
             if event.new is None:
                 self._deleted.add((event.kind, event.id))
                 self._check_gone(event.id)
+            if event.kind == "node":
+                self._check_silence(event.old, event.new)
             self.trace.append(
                 f"{self.loop.now / SECOND:10.4f} r{rows.revision} {_told(event.kind, event.old, event.new)}"
             )
+
+    def _check_silence(self, old: object, new: object) -> None:
+        """A node is given up after a long silence only, which no restart of the manager makes longer."""
+        if not isinstance(new, Node) or not isinstance(old, Node) or old.status.state is not NodeState.READY:
+            return
+        daemon = self.manager.daemon
+        if new.status.state is not NodeState.DOWN or daemon is None:
+            return
+        link = self.network.link(new.id)
+        silence = self.loop.now - max(link.heard_at, daemon.started_at)
+        if self.loop.now - link.gap[1] < SLOWEST_COMMIT:  # It came back while that was being written.
+            silence = max(silence, link.gap[1] - max(link.gap[0], daemon.started_at))
+        if silence < SHORTEST_SILENCE:
+            self.failed(f"node {new.description.hostname} was given up after {silence / SECOND:.1f} s of silence")
 
     def _check_gone(self, task_id: str) -> None:
         """A task that is forgotten runs nowhere, but on a node that is down or removed."""
@@ -311,6 +329,7 @@ class World:
             hostname="m0",
             underlay="192.0.2.1",
             control_addr="manager:2377",
+            subnet_size=self._dice.choice([25, 26, 27]),  # Small ones, so that addresses come round again.
         )
         process = Process(self.loop, "founder")
         replica = Replica(SimStore(self.disk, process), self.manager.ground.clock)
