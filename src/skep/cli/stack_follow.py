@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from skep.cli import render
 from skep.cli.client import Engine
 from skep.cli.stack_state import label_filter
+from skep.edge.unix_http import EngineRefused, EngineUnreachable
 from skep.stack.compose import ComposeService, Condition
 from skep.stack.convergence import Judgement, Outcome, Standing, judge, outcome, swarm_of
 
@@ -17,6 +18,7 @@ POLL_S = 0.3
 PATIENCE_S = 5.0
 """So long nothing but unplaceable tasks is waited for: a node may be on its way back."""
 MONITOR_NS = 5_000_000_000
+SERVER_FAULT = 500
 
 
 @dataclass(slots=True)
@@ -54,6 +56,21 @@ class Follow:
         self._show(found)
         return found
 
+    def _look_again(self) -> dict[str, Judgement]:
+        """Look, with patience for a daemon that is restarting or a swarm that has no leader for a moment.
+
+        Raises:
+            EngineUnreachable, EngineRefused: It lasted until the deadline.
+        """
+        while True:
+            try:
+                return self.look()
+            except (EngineUnreachable, EngineRefused) as error:
+                is_passing = isinstance(error, EngineUnreachable) or error.status >= SERVER_FAULT
+                if not is_passing or time.monotonic() >= self.deadline:
+                    raise
+            time.sleep(POLL_S)
+
     def _show(self, found: dict[str, Judgement]) -> None:
         for name, judgement in found.items():
             line = judgement.line + (f" ({judgement.reasons[0]})" if judgement.reasons else "")
@@ -90,7 +107,7 @@ class Follow:
     ) -> tuple[Outcome, list[Judgement]]:
         stuck_at: float | None = None
         while True:
-            found = self.look()
+            found = self._look_again()
             chosen = [found[name] for name in names if name in found]
             if is_done(found):
                 return Outcome.CONVERGED, chosen
