@@ -198,6 +198,33 @@ def test_services_extend_others_also_of_other_files() -> None:
     assert b.mounts[0].mount.source == "/p/common/x"
 
 
+def test_files_include_others_and_win_over_them() -> None:
+    files = {
+        "/p/compose.yaml": "include: [db/db.yaml, {path: [more.yaml]}]\nservices: {web: {image: w}, db: {user: me}}",
+        "/p/db/db.yaml": "services: {db: {image: d, user: other, volumes: ['./x:/x']}}\nvolumes: {data: }",
+        "/p/more.yaml": "include: [db/db.yaml]\nservices: {more: {image: m}}",
+    }
+    project = load(source_of(files))
+    assert set(project.services) == {"web", "db", "more"}
+    assert (project.services["db"].container.image, project.services["db"].container.user) == ("d", "me")
+    assert project.services["db"].mounts[0].mount.source == "/p/db/x"
+
+
+def test_files_that_include_each_other_over_and_over_end_soon() -> None:
+    files = {f"/p/{n}.yaml": f"include: [{n + 1}.yaml, {n + 1}.yaml]" for n in range(40)}
+    files |= {"/p/compose.yaml": "include: [0.yaml]", "/p/40.yaml": "services: {s: {image: i}}"}
+    began = time.monotonic()
+    assert set(load(source_of(files)).services) == {"s"}
+    assert time.monotonic() - began < 1
+
+
+def test_a_file_that_includes_itself_is_refused() -> None:
+    files = {"/p/compose.yaml": "include: [a.yaml]\nservices: {}", "/p/a.yaml": "include: [b.yaml]",
+             "/p/b.yaml": "include: [a.yaml]"}  # fmt: skip
+    with pytest.raises(ComposeError, match="includes itself"):
+        load(source_of(files))
+
+
 @pytest.mark.parametrize(
     ("profiles", "names"),
     [((), {"always"}), (("dev",), {"always", "debug"}), (("*",), {"always", "debug", "test"})],

@@ -20,7 +20,7 @@ from skep.stack.environment import Environment
 from skep.stack.errors import ComposeError, UnreadableFile, joined
 from skep.stack.interpolate import Interpolation
 from skep.stack.nodes import Mapping, Node, Place, Scalar, Sequence
-from skep.stack.reading import Reading, mapping, text, texts
+from skep.stack.reading import Reading, items, mapping, text, texts
 from skep.stack.service import read_service
 from skep.stack.storage import Storage
 
@@ -75,6 +75,7 @@ class _Loader:
         self.seen = Reading()
         self.directories: dict[str, str] = {}
         self.trees: dict[str, Mapping] = {}
+        self.wholes: dict[str, Mapping] = {}
 
     def project(self) -> Project:
         tree = self._merged()
@@ -109,16 +110,42 @@ class _Loader:
     def _merged(self) -> Mapping:
         if not self.source.files:
             raise ComposeError(None, "there is no Compose file; name one with -c")
-        trees: list[Node] = [self._tree(path, self.source.directory, None) for path in self.source.files]
-        extension = merge.Extension(self._extended)
         resolved: list[Node] = []
-        for tree in trees:
-            resolved.append(extension.resolved(mapping(tree, "a Compose file")))
+        for path in self.source.files:
+            resolved.append(self._whole(self._tree(path, self.source.directory, None), ()))
             _check_size(resolved[-1])
         resolved[0] = merge.without_resets(resolved[0])
         merged = mapping(merge.without_resets(reduce(merge.merge, resolved)), "a Compose file")
         _check_size(merged)
         return merged
+
+    def _whole(self, tree: Mapping, chain: tuple[str, ...]) -> Mapping:
+        """A file's tree with what it includes below it, and no `extends` left."""
+        if tree.place.file in self.wholes:
+            return self.wholes[tree.place.file]
+        if tree.place.file in chain:
+            raise ComposeError(tree.place, f"this file includes itself: {' -> '.join(chain)}")
+        own = merge.Extension(self._extended).resolved(tree)
+        include = own.entries.get("include")
+        if include is None:
+            self.wholes[tree.place.file] = own
+            return own
+        below: Node = Mapping({}, tree.place)
+        for named in self._included(include):
+            included = self._whole(self._extended(named.text, named), (*chain, tree.place.file))
+            below = merge.merge(below, included)
+            _check_size(below)
+        rest = own.with_entries({key: value for key, value in own.entries.items() if key != "include"})
+        self.wholes[tree.place.file] = mapping(merge.merge(below, rest), "a Compose file")
+        return self.wholes[tree.place.file]
+
+    def _included(self, include: Node) -> Iterator[Scalar]:
+        for item in items(include):
+            paths = self.seen.known(item, "`include`", {"path"}).get("path") if isinstance(item, Mapping) else item
+            for path in items(paths) if paths else ():
+                if not isinstance(path, Scalar):
+                    raise ComposeError(path.place, "`include` takes paths of Compose files")
+                yield path
 
     def _tree(self, path: str, directory: str, named: Scalar | None) -> Mapping:
         if path in self.trees:
