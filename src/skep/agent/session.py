@@ -30,7 +30,7 @@ SECOND: Final = 1_000_000_000
 FIRST_PAUSE: Final = SECOND // 10
 LONGEST_PAUSE: Final = 4 * SECOND
 """Longer would let a manager that was restarted declare nodes down before they are back."""
-SILENT_PAUSE: Final = SECOND // 2
+SILENT_PAUSE: Final = SECOND // 5
 """The longest while no manager says anything at all: after a cut the node is back in balancing within 2 s."""
 STEADY: Final = 5 * SECOND
 """A session that lasted so long was a good one: the pauses begin small again."""
