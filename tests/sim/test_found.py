@@ -74,6 +74,22 @@ async def test_after_a_power_cut_nothing_is_begun_on_an_old_memory(tmp_path: Pat
 
 
 @pytest.mark.anyio
+async def test_a_word_that_changes_nothing_lets_what_waited_begin(tmp_path: Path) -> None:
+    """Seed 155: a session resumed with an empty delta, and an assigned task of which nothing was there never began."""
+    node = NodeUnderTest(tmp_path)
+    await node.give(the_cluster(), assigned(), is_full=True)
+    node.begin()
+    node.run()
+    try:
+        await until(lambda: node.agent._inventory is not None)
+        version = node.agent._assignments.version
+        await node.agent.assign(EPOCH, Delta(base=version, version=version))
+        await node.reach(TaskState.RUNNING)
+    finally:
+        await node.kill()
+
+
+@pytest.mark.anyio
 async def test_a_removed_node_cleans_up_however_long_its_kernel_refuses(tmp_path: Path) -> None:
     """Seed 187: the node's session failed when the kernel did not take its rules back at the first try."""
     async with a_running_node(tmp_path) as node:

@@ -310,7 +310,9 @@ class Agent:
             self._mesh.forget()
         change = self._assignments.take(epoch, delta)
         self._is_confirmed = self._is_confirmed or change.is_full
-        self._is_current = True
+        if not self._is_current:
+            self._is_current = True
+            self._is_due.set()  # What waited for a manager's word may begin, also on one that changes nothing.
         self._mesh.note(change)
         self._pass_on(change)
 

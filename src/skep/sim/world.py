@@ -203,7 +203,7 @@ class World:
         if task.not_before > self.manager.ground.clock.now() + SECOND // 1000:
             self.failed(f"task {task.name} was started before its time")
         service = self.stored.services.get(task.service_id)
-        if service is not None and modes.is_at_most_one(service) and self.checks_at_most_one:
+        if service is not None and modes.is_at_most_one(service):
             for other in self.machines:
                 for each in other.engine.running():
                     twin = self.stored.tasks.get(other.task_of(each))
@@ -211,8 +211,6 @@ class World:
                         continue
                     if twin.slot == task.slot and (task.slot or twin.node_id == task.node_id):
                         self.failed(f"{task.name} of an at-most-one service runs beside {twin.name}")
-
-    checks_at_most_one = False
 
     def stopping(self, machine: Machine, container: FakeContainer) -> None:
         """Nobody who can be reached still sends to a task that is told to stop."""
