@@ -9,12 +9,14 @@ from typing import Final
 import click
 
 COMMANDS: Final = {
+    "config": ("skep.cli.commands.files:config", "Manage configs: files for services."),
     "daemon": ("skep.daemon.commands:daemon", "Run the daemon that makes this machine a node."),
     "events": ("skep.cli.commands.system:events", "Show what happens, as it happens."),
     "info": ("skep.cli.commands.system:info", "Show this node and its swarm."),
     "lab": ("skep.lab.commands:lab", "A whole swarm on one machine."),
     "network": ("skep.cli.commands.network:network", "Manage networks."),
     "node": ("skep.cli.commands.node:node", "Manage the nodes of a swarm."),
+    "secret": ("skep.cli.commands.files:secret", "Manage secrets: files for services that nobody else sees."),
     "service": ("skep.cli.commands.service:service", "Manage services."),
     "stack": ("skep.cli.commands.stack:stack", "Manage applications described by Compose files."),
     "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),

@@ -6,6 +6,9 @@ Pure. Source: Docker API 1.51, definitions SecretSpec, ConfigSpec.
 from skep.model.base import Labels, Object, Record, Wire, present_labels
 from skep.model.service import DriverConfig
 
+VERSION_OF = "skep.version-of"
+"""Label of an older version of a secret or config: whose. The name itself belongs to the newest one."""
+
 
 class SecretSpec(Wire, frozen=True, kw_only=True):
     """Attributes: data: base64 as sent; always empty in what is kept here, see `Secret.sealed`."""

@@ -12,6 +12,7 @@ from skep.api import documents
 from skep.api.authorize import SWARM
 from skep.api.call import Call, Route
 from skep.api.filters import Filters
+from skep.model.base import Wire
 from skep.model.errors import NotFound
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.store.state import TableView
@@ -84,6 +85,26 @@ async def remove_config(call: Call) -> web.StreamResponse:
     return call.done(HTTPStatus.NO_CONTENT)
 
 
+class RotateBody(Wire, frozen=True, kw_only=True):
+    """Attributes: data: the new value, in base64."""
+
+    data: str = ""
+
+
+async def rotate_secret(call: Call) -> web.StreamResponse:
+    """POST /skep/secrets/{id}/rotate: a new value behind the name; the services that use it roll."""
+    secret = _find(call.control.view.secrets, call.params["id"], "secret")
+    body = await call.json(RotateBody)
+    return call.reply({"ID": (await call.control.rotate_secret(secret.id, body.data)).id}, HTTPStatus.CREATED)
+
+
+async def rotate_config(call: Call) -> web.StreamResponse:
+    """POST /skep/configs/{id}/rotate: likewise."""
+    config = _find(call.control.view.configs, call.params["id"], "config")
+    body = await call.json(RotateBody)
+    return call.reply({"ID": (await call.control.rotate_config(config.id, body.data)).id}, HTTPStatus.CREATED)
+
+
 def _is_wanted(value: Secret | Config, wanted: Filters) -> bool:
     return (
         wanted.is_prefix("id", value.id)
@@ -108,6 +129,8 @@ def _find(table: TableView[F], reference: str, kind: str) -> F:
 
 
 ROUTES: Final = (
+    Route("POST", "/skep/secrets/{id}/rotate", rotate_secret, SWARM, FILE_LIMIT, changes=True),
+    Route("POST", "/skep/configs/{id}/rotate", rotate_config, SWARM, FILE_LIMIT, changes=True),
     Route("GET", "/secrets", list_secrets, SWARM),
     Route("POST", "/secrets/create", create_secret, SWARM, FILE_LIMIT, changes=True),
     Route("GET", "/secrets/{id}", inspect_secret, SWARM),

@@ -12,7 +12,7 @@ from typing import Final
 from skep.core import templates
 from skep.lib.durations import MILLISECOND
 from skep.model.errors import InvalidSpec, Unsupported
-from skep.model.secret import Config, Secret
+from skep.model.secret import VERSION_OF, Config, Secret
 from skep.model.service import ConfigReference, ContainerSpec, FileTarget, Healthcheck, Mount, SecretReference, TaskSpec
 from skep.model.task import Task
 from skep.store.state import View
@@ -139,7 +139,7 @@ def _check_files(
         if not id or not name:
             raise InvalidSpec(f"malformed {kind} reference")
         found = find(id)
-        if found is None or found.spec.name != name:
+        if found is None or name not in (found.spec.name, found.spec.labels.get(VERSION_OF)):
             raise InvalidSpec(f"{kind} not found: {name}")
         target = _target(kind, reference.file)
         if target is None:

@@ -14,6 +14,7 @@ from skep.manager.control.cluster import ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
 from skep.manager.control.networks import Networks
 from skep.manager.control.nodes import Nodes
+from skep.manager.control.rotation import Rotation
 from skep.manager.control.services import Services
 from skep.manager.control.writes import Writes
 from skep.manager.registry import NodeRegistry
@@ -81,6 +82,7 @@ class SwarmControl:
         self._settings = ClusterSettings(writes, surroundings.sealer)
         self._secrets = Secrets(writes, surroundings.sealer)
         self._configs = Configs(writes)
+        self._rotation = Rotation(writes, surroundings.sealer)
         self.registry = NodeRegistry(writes)
 
     @property
@@ -187,6 +189,12 @@ class SwarmControl:
 
     async def remove_secret(self, reference: str) -> None:
         await self._secrets.remove(reference)
+
+    async def rotate_secret(self, reference: str, data: str) -> Secret:
+        return await self._rotation.secret(reference, data)
+
+    async def rotate_config(self, reference: str, data: str) -> Config:
+        return await self._rotation.config(reference, data)
 
     async def create_config(self, spec: ConfigSpec) -> Config:
         return await self._configs.create(spec)

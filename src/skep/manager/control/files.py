@@ -45,7 +45,7 @@ class Secrets:
         check_file_name(spec.name)
         if spec.driver is not None:
             raise Unsupported("secret drivers are not possible; give the secret's data")
-        plain = _read("secret", spec.data, MAX_SECRET_BYTES)
+        plain = read_data("secret", spec.data, MAX_SECRET_BYTES)
         id = self._writes.new_id()
         kept = msgspec.structs.replace(spec, data="")
         secret = Secret(id=id, spec=kept, sealed=self._sealer.seal(plain, f"secret/{id}"))
@@ -81,7 +81,7 @@ class Secrets:
         if not data or secret.sealed is None:
             return False
         held = self._sealer.open(secret.sealed, f"secret/{secret.id}")
-        return hmac.compare_digest(held, _read("secret", data, MAX_SECRET_BYTES))
+        return hmac.compare_digest(held, read_data("secret", data, MAX_SECRET_BYTES))
 
     async def remove(self, reference: str) -> None:
         """Remove a secret no service uses."""
@@ -105,7 +105,7 @@ class Configs:
         """Store a new config."""
         check_file_name(spec.name)
         kept = msgspec.structs.replace(spec, data="")
-        config = Config(id=self._writes.new_id(), spec=kept, data=_read("config", spec.data, MAX_CONFIG_BYTES))
+        config = Config(id=self._writes.new_id(), spec=kept, data=read_data("config", spec.data, MAX_CONFIG_BYTES))
 
         def operation(view: View) -> list[Change]:
             if view.configs.where("name", spec.name):
@@ -141,7 +141,12 @@ class Configs:
         await self._writes.transact(operation)
 
 
-def _read(kind: str, text: str, limit: int) -> bytes:
+def read_data(kind: str, text: str, limit: int) -> bytes:
+    """A value as it was sent.
+
+    Raises:
+        InvalidSpec: It is not base64, or too long, or nothing.
+    """
     try:
         plain = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
