@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,10 @@ def ask(lab: Lab, node: str, port: int, path: str) -> str:
 
 
 def vote(lab: Lab, choice: str, *names: str) -> None:
-    """Vote once through each of some nodes."""
+    """Vote once through each of some nodes; a vote that is sent again because no answer came counts once."""
     for name in names:
-        wait_until(
-            lambda name=name: f"voted {choice}" in ask(lab, name, 5000, f"vote?choice={choice}"), "no vote taken"
-        )
+        path = f"vote?choice={choice}&voter={uuid.uuid4()}"
+        wait_until(lambda name=name, path=path: f"voted {choice}" in ask(lab, name, 5000, path), "no vote was taken")
 
 
 def wait_counted(lab: Lab, node: str, cats: int, dogs: int) -> None:
@@ -80,11 +80,17 @@ def wait_gone(lab: Lab, stack: str) -> None:
     wait_until(is_gone, f"{stack} did not go")
 
 
-def drop_volume(lab: Lab, name: str) -> None:
-    wait_until(lambda: lab.docker_process("volume", "rm", "-f", name).returncode == 0, "its volume did not go")
+@pytest.fixture
+def poll(lab: Lab) -> Iterator[Lab]:
+    """The lab, from which the voting application and its volume are removed afterwards."""
+    yield lab
+    skep(lab, "stack", "rm", "poll")
+    wait_gone(lab, "poll")
+    wait_until(lambda: lab.docker_process("volume", "rm", "-f", "poll_data").returncode == 0, "its volume did not go")
 
 
-def test_the_voting_application_by_the_docker_cli(lab: Lab) -> None:
+def test_the_voting_application_by_the_docker_cli(poll: Lab) -> None:
+    lab = poll
     created = lab.docker("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
     for line in ("network poll_front", "network poll_back", *(f"service poll_{name}" for name in SERVICES)):
         assert f"Creating {line}\n" in created
@@ -117,7 +123,6 @@ def test_the_voting_application_by_the_docker_cli(lab: Lab) -> None:
     assert removed.count("Removing service") == 5
     assert removed.count("Removing network") == 2
     wait_gone(lab, "poll")
-    drop_volume(lab, "poll_data")
 
 
 def _ports(lab: Lab) -> str:
@@ -129,7 +134,8 @@ def _all_run(lab: Lab) -> bool:
     return len(replicas) == 5 and all(now == wanted for now, wanted in (text.split("/") for text in replicas))
 
 
-def test_the_voting_application_by_skep_outlives_a_node(lab: Lab) -> None:
+def test_the_voting_application_by_skep_outlives_a_node(poll: Lab) -> None:
+    lab = poll
     words = ("stack", "deploy", "-c", str(COMPOSE), "-c", str(ORDER), "poll")
     planned = skep(lab, *words[:2], "--dry-run", *words[2:])
     assert planned.returncode == 0, planned.stderr
@@ -169,7 +175,6 @@ def test_the_voting_application_by_skep_outlives_a_node(lab: Lab) -> None:
     removed = skep(lab, "stack", "rm", "poll")
     assert removed.returncode == 0, removed.stderr
     wait_gone(lab, "poll")
-    drop_volume(lab, "poll_data")
 
 
 def compose(*, rest: dict[str, Any] | None = None, **services: dict[str, Any]) -> str:
