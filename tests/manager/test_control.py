@@ -650,9 +650,7 @@ async def test_managers_are_locked_under_a_key_that_rotates_and_goes() -> None:
         pytest.param(
             SwarmSpec(dispatcher=DispatcherConfig(heartbeat_period=-1)), InvalidSpec, "negative duration", id="beat"
         ),
-        pytest.param(
-            SwarmSpec(ca_config=CAConfig(force_rotate=1)), Unsupported, "rotating the root", id="rotate-root"
-        ),
+        pytest.param(SwarmSpec(ca_config=CAConfig(force_rotate=1)), Unsupported, "rotating the root", id="rotate-root"),
     ],
 )
 async def test_wrong_settings_are_refused(spec: SwarmSpec, refusal: type[SkepError], words: str) -> None:
