@@ -31,10 +31,11 @@ class _Failure(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. Attributes: body: as sent."""
+    """A response. Attributes: body: as sent. release: podman's, where it says so (`_ping` does)."""
 
     status: int
     body: bytes
+    release: str = ""
 
     @property
     def is_ok(self) -> bool:
@@ -90,7 +91,9 @@ class PodmanClient:
                 async with self._open().request(
                     method, PREFIX + path, params=query, data=content, headers=sent
                 ) as response:
-                    return Answer(response.status, await response.read())
+                    return Answer(
+                        response.status, await response.read(), response.headers.get("Libpod-API-Version", "")
+                    )
             except TimeoutError as error:
                 raise EngineUnreachable(
                     f"podman gave no answer to {method} {path} in {REQUEST_LIMIT_S:.0f} s"
