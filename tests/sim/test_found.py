@@ -19,6 +19,7 @@ from skep.model.service import Resources, Service
 from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
+from skep.store.changes import Delete
 
 
 def test_a_job_that_is_rolled_back_is_in_no_rollback_that_never_ends() -> None:
@@ -46,6 +47,64 @@ def test_a_lost_tasks_replacement_that_is_refused_backs_off() -> None:
             reports = [TaskReport(task_id=heir.id, status=status)]
             world.dirty.note(factories.commit(world.state, observe.fold(world.state, heir.node_id, reports, world.now)))
     assert max(task.ordinal for task in world.tasks()) <= old.ordinal + 2
+
+
+AT_MOST_ONE = {"skep.partition": "at-most-one"}
+
+
+def _raised_at(world: World, old_id: str) -> int:
+    """Step until a task other than `old_id` is wanted running, and say when that was."""
+    for _ in range(200):
+        world.step()
+        if any(task.id != old_id and task.desired_state in (512, 576) for task in world.live()):
+            return world.now
+        world.now += SECOND // 2
+    raise AssertionError(world.table())
+
+
+def test_a_stopping_at_most_one_tasks_heir_waits_for_its_lease_when_the_node_goes_away() -> None:
+    """Seed 35: told to stop, its node fell silent, and the waiting heir was raised as soon as the node was down."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(labels=AT_MOST_ONE))
+    world.settle()
+    old = world.running()[0]
+    world.slow_stop.add(old.id)
+    world.update(a_spec(labels=AT_MOST_ONE, force=1))
+    world.step()
+    assert world.task(old.id).desired_state == TaskState.SHUTDOWN
+    world.kill(old.node_id)
+    assert _raised_at(world, old.id) >= world.node(old.node_id).status.since + 20 * SECOND
+
+
+def test_the_heir_of_an_at_most_one_task_waits_when_its_node_is_removed() -> None:
+    """Seed 163: a node removed by force counts as stopped at once, though it may not have heard of it."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(labels=AT_MOST_ONE))
+    world.settle()
+    old, removed_at = world.running()[0], world.now
+    node = world.node(old.node_id)
+    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
+
+
+def test_an_at_most_one_jobs_next_iteration_waits_for_the_one_before() -> None:
+    """Seed 83: a job that was changed ran again beside its task that was still being stopped."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(mode=a_job(1, 1), labels=AT_MOST_ONE))
+    for _ in range(6):
+        world.step()
+    old = world.live()[0]
+    world.slow_stop.add(old.id)
+    world.update(a_spec(mode=a_job(1, 1), labels=AT_MOST_ONE, force=1))
+    for _ in range(20):
+        world.step()
+        world.now += SECOND
+        assert all(task.desired_state == TaskState.READY for task in world.live())
+    world.slow_stop.clear()
+    assert _raised_at(world, old.id)
 
 
 @pytest.mark.anyio

@@ -8,7 +8,8 @@ Source: swarmkit/manager/orchestrator/jobs.
 import msgspec
 
 from skep.core.orchestrate import modes
-from skep.core.orchestrate.roster import Roster, SlotKey, Start
+from skep.core.orchestrate.replicated import open_slot
+from skep.core.orchestrate.roster import Roster, SlotKey
 from skep.model.base import Nanoseconds
 from skep.model.lifecycle import TaskState
 from skep.model.service import JobStatus, Service
@@ -57,4 +58,4 @@ def fill(roster: Roster) -> None:
     n_new = min(at_once - n_active, total - n_done - n_active)
     free = (number for number in range(total) if number not in used)
     for number, _ in zip(free, range(max(n_new, 0)), strict=False):
-        roster.create(number, Start(roster.goal))
+        open_slot(roster, number, must_wait=modes.is_at_most_one(roster.service))

@@ -7,14 +7,11 @@ is ready, a few at a time, as long as there is a place for it.
 
 from skep.core.orchestrate import modes, restart, starts
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
-from skep.lib.durations import SECOND
-from skep.model.base import Nanoseconds
 from skep.model.lifecycle import TaskState
 from skep.model.service import RestartCondition
 from skep.model.task import Task
 
-PARTITION_LEASE: Nanoseconds = 10 * SECOND
-"""An agent that reaches no manager for this long stops its at-most-one tasks by itself."""
+PARTITION_LEASE = starts.PARTITION_LEASE
 HOPELESS_STREAK = 3
 """Failures in a row of a replacement after which the task that waits for it leaves all the same."""
 
@@ -131,15 +128,8 @@ def handover(roster: Roster, task: Task, *, must_wait: bool = False) -> Start:
     """
     not_before = task.not_before if task.not_before > roster.now else 0
     if roster.is_lost(task) and modes.is_at_most_one(roster.service):
-        not_before = max(not_before, lease_end(roster, task))
+        not_before = max(not_before, starts.lease_end(roster, task))
     is_held = must_wait or not_before > roster.now
     record = task.restart if task.spec_version == roster.service.spec_version else type(task.restart)()
     desired = TaskState.READY if is_held else roster.goal
     return Start(desired, not_before=not_before, rollout=task.rollout, restart=record)
-
-
-def lease_end(roster: Roster, task: Task) -> Nanoseconds:
-    """When a task on a lost node has surely stopped itself."""
-    node = roster.node(task)
-    since = node.status.since if node is not None else roster.now
-    return since + PARTITION_LEASE + modes.stop_grace(task.spec)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from skep.core.orchestrate import starts
 from skep.core.orchestrate.roster import Roster, is_live
 from skep.model.base import Nanoseconds
 from skep.model.lifecycle import TaskState, is_terminal
@@ -44,7 +45,8 @@ def trim(roster: Roster) -> None:
 def _delete_removed(roster: Roster, tasks: Iterable[Task]) -> None:
     for task in tasks:
         is_over = is_terminal(task.status.state) or roster.is_lost(task)
-        if task.desired_state >= TaskState.REMOVE and is_over:
+        is_kept = starts.may_run_unseen(roster, task) and not roster.service.removing  # Its slot's next one waits.
+        if task.desired_state >= TaskState.REMOVE and is_over and not is_kept:
             roster.delete(task)
 
 

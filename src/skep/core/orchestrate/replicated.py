@@ -6,7 +6,7 @@ Pure. A slot is occupied while it has a wanted task, or its last one ended for g
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from skep.core.orchestrate import modes
+from skep.core.orchestrate import modes, starts
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
 from skep.model.lifecycle import TaskState
 from skep.model.task import Task
@@ -40,7 +40,8 @@ def open_slot(roster: Roster, key: SlotKey, *, must_wait: bool) -> Task:
     Args:
         must_wait: Do not run it while an earlier task of the slot is still being stopped.
     """
-    is_held = must_wait and any(roster.is_stopping(task) for task in roster.tasks(key))
+    earlier = roster.tasks(key) if must_wait else []
+    is_held = any(roster.is_stopping(task) or starts.may_run_unseen(roster, task) for task in earlier)
     return roster.create(key, Start(TaskState.READY if is_held else roster.goal))
 
 

@@ -5,7 +5,7 @@ the delay up to five minutes; a task that ended because its node did is replaced
 Source: swarmkit/manager/orchestrator/restart/restart.go; the back-off is ours.
 """
 
-from skep.core.orchestrate import modes
+from skep.core.orchestrate import modes, starts
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
 from skep.lib.durations import MINUTE, SECOND
 from skep.model.base import Nanoseconds
@@ -103,6 +103,9 @@ def _is_early(roster: Roster, task: Task) -> bool:
 def _successor(roster: Roster, task: Task) -> Start:
     record = _record(roster, task)
     if task.status.state == TaskState.ORPHANED:
+        if modes.is_at_most_one(roster.service):  # Nobody can tell that it has stopped but the clock.
+            ends_at = task.ended_at + starts.PARTITION_LEASE + modes.stop_grace(task.spec)
+            return Start(TaskState.READY, not_before=ends_at, rollout=task.rollout, restart=record)
         return Start(roster.goal, rollout=task.rollout, restart=record)
     policy = modes.restart_policy(task.spec)
     streak = _streak(task, policy, record)

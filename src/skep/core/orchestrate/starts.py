@@ -10,12 +10,14 @@ from skep.core.orchestrate import modes
 from skep.core.orchestrate.roster import Roster, is_live
 from skep.lib.durations import SECOND
 from skep.model.base import Nanoseconds
-from skep.model.lifecycle import TaskState
+from skep.model.lifecycle import TaskState, is_active
 from skep.model.task import Task
 
 STOP_LIMIT: Nanoseconds = 60 * SECOND
 """How long a new task waits for the old one to stop. Source: swarmkit/manager/orchestrator/restart."""
 STOP_MARGIN: Nanoseconds = 10 * SECOND
+PARTITION_LEASE: Nanoseconds = 10 * SECOND
+"""An agent that reaches no manager for this long stops its at-most-one tasks by itself."""
 PATIENCE: Nanoseconds = 10 * SECOND
 """How long a task that must leave its node waits for its replacement to find a place."""
 
@@ -48,12 +50,27 @@ def patience_ends(roster: Roster, task: Task) -> Nanoseconds:
     return task.created_at + limit
 
 
+def lease_end(roster: Roster, task: Task) -> Nanoseconds:
+    """When a task on a lost node has surely stopped itself."""
+    node = roster.node(task)
+    since = node.status.since if node is not None else roster.now
+    return since + PARTITION_LEASE + modes.stop_grace(task.spec)
+
+
+def may_run_unseen(roster: Roster, task: Task) -> bool:
+    """Whether an at-most-one task may still run on a node that is away, where its lease has not ended."""
+    if not modes.is_at_most_one(roster.service) or not is_active(task.status.state) or not roster.is_lost(task):
+        return False
+    return lease_end(roster, task) > roster.now
+
+
 def _hindrances(roster: Roster, task: Task) -> Iterator[Nanoseconds]:
     """What keeps a task from being raised, as the moments it ends by itself; 0 for never."""
     if task.not_before > roster.now:
         yield task.not_before
     earlier = [old for old in roster.tasks(roster.key(task)) if old.ordinal < task.ordinal and not is_live(old)]
     stopping = [old for old in earlier if roster.is_stopping(old)]
+    yield from (lease_end(roster, old) for old in earlier if may_run_unseen(roster, old))
     if not stopping:
         return
     if modes.is_at_most_one(roster.service):
