@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: test-docker-py sim demo test check soak bench setup clean help
+.PHONY: test-docker-py fuzz sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test-docker-py:  ## docker-py's own tests of the swarm side: make test-docker-py
 bench:           ## speed and size, as ratios measured side by side
 	@tools/setup test
 	$(PY) -m tests.bench
+
+fuzz:            ## a minute of hostile input for each target: API, DNS, Compose files, session frames
+	@tools/setup test
+	SKEP_FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest -q tests/fuzz
 
 sim:             ## the simulator: make sim SEEDS=5000 SECONDS=600
 	@tools/setup test

@@ -22,6 +22,7 @@ import pytest
 from tests.e2e import programs
 from tests.e2e.conftest import DOCKER, Lab, make_lab, wait_until
 
+from skep.edge.keyfile import CREDENTIALS_FILE
 from skep.lab import nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel]
@@ -41,8 +42,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             "--restart-delay", "0s", "--stop-grace-period", "1s", programs.NAME, "sh", "-c",
             "trap exit TERM; echo ready; while :; do sleep 0.1; done",
         )  # fmt: skip
-        wait_until(lambda: len(running(lab)) == 3, "the tasks did not run")
+        wait_running(lab)
         yield lab
+
+
+def wait_running(lab: Lab) -> None:
+    wait_until(lambda: len(running(lab)) == 3, "the tasks did not run")
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def test_files_are_copied_both_ways(lab: Lab, away: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("command", ["kill", "stop"])
 def test_a_task_that_is_ended_by_hand_is_replaced(lab: Lab, command: str) -> None:
-    wait_until(lambda: len(running(lab)) == 3, "the tasks did not run")
+    wait_running(lab)
     ended = elsewhere(lab)
     lab.docker(command, f"web.{ended.slot}")
 
@@ -158,12 +163,9 @@ def certificates(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An operator's certificate, as the command gives it out."""
     directory = tmp_path_factory.mktemp("operator") / "certs"
     socket = lab.layout.node("node1").socket
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("skep")), "-H", f"unix://{socket}", "swarm", "client-cert", "alice", "--directory", str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    words = ["-H", f"unix://{socket}", "swarm", "client-cert", "alice", "--directory", str(directory)]
+    skep = str(Path(sys.executable).with_name("skep"))
+    done = subprocess.run([skep, *words], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return directory
 
@@ -253,6 +255,20 @@ def test_a_terminal_on_another_node(docker: list[str], away: Run) -> None:
         assert shell.process.wait(timeout=15) == 42
 
 
+def test_our_own_command_line_reads_the_same_variables(lab: Lab, certificates: Path) -> None:
+    address = f"tcp://{lab.layout.node('node1').underlay}:{API_PORT}"
+    skep = str(Path(sys.executable).with_name("skep"))
+    line = nodes.exec_command(lab.layout, "client", [skep, "-H", address, "service", "ls"])
+    named = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
+    done = subprocess.run(line, env={**os.environ, **named}, capture_output=True, text=True, timeout=30)
+    assert "web" in done.stdout, done.stderr
+    plain = subprocess.run(
+        line, env={**os.environ, "DOCKER_TLS_VERIFY": ""}, capture_output=True, text=True, timeout=30
+    )
+    assert plain.returncode == 1
+    assert "Cannot connect" in plain.stderr
+
+
 def test_three_megabytes_through_stdin(docker: list[str], away: Run) -> None:
     done = subprocess.run(
         [*docker, "exec", "-i", away.container_id, "sha256sum"], input=BIG, capture_output=True, timeout=60
@@ -284,3 +300,29 @@ def test_attach_shows_what_a_task_says(docker: list[str], away: Run) -> None:
     finally:
         process.kill()
         process.wait(timeout=10)
+
+
+def node_certificates(lab: Lab, node: str, directory: Path) -> Path:
+    """A node's own credentials, as an intruder would take them from its disk."""
+    held = json.loads((lab.layout.node(node).data_dir / "swarm" / CREDENTIALS_FILE).read_text())
+    directory.mkdir()
+    for file, field in (("ca", "root"), ("cert", "certificate"), ("key", "key")):
+        (directory / f"{file}.pem").write_text(held[field])
+    return directory
+
+
+def test_nodes_over_tcp_and_one_that_was_removed(lab: Lab, tmp_path: Path) -> None:
+    """The last test: it takes a node away."""
+    worker = tls_command(lab, node_certificates(lab, "node3", tmp_path / "worker"))
+    manager = tls_command(lab, node_certificates(lab, "node1", tmp_path / "manager"))
+
+    def run(line: list[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(line, capture_output=True, text=True, timeout=30)
+
+    assert run([*manager, "node", "ls", "-q"]).returncode == 0
+    assert "a worker may not do this" in run([*worker, "node", "ls", "-q"]).stderr
+    lab.docker("node", "rm", "--force", "node3")
+    removed_at = time.monotonic()
+    wait_until(lambda: "a worker may not do this" not in run([*worker, "node", "ls", "-q"]).stderr, "it was let in")
+    assert time.monotonic() - removed_at < 2
+    assert run([*worker, "version", "--format", "{{.Server.Version}}"]).returncode != 0

@@ -4,6 +4,8 @@ Edge: sockets, through edge.unix_http.
 """
 
 import json
+import os
+import ssl
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -36,6 +38,21 @@ class Refused(click.ClickException):
         click.echo(self.message, file=file, err=file is None)
 
 
+def tls_context() -> ssl.SSLContext | None:
+    """What DOCKER_TLS_VERIFY and DOCKER_CERT_PATH ask for, as docker reads them; None without the former."""
+    if not os.environ.get("DOCKER_TLS_VERIFY"):
+        return None
+    place = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    try:
+        context = ssl.create_default_context(cafile=str(place / "ca.pem"))
+        context.load_cert_chain(place / "cert.pem", place / "key.pem")
+    except (OSError, ssl.SSLError) as error:
+        raise click.ClickException(
+            f"DOCKER_TLS_VERIFY is set, but ca.pem, cert.pem and key.pem in {place} cannot be read: {error}"
+        ) from error
+    return context
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
     """Let a command end with one line on stderr and exit status 1 when the daemon refuses or is not there."""
 
@@ -57,7 +74,8 @@ class Engine:
     """The daemon's API in the few shapes the commands need."""
 
     def __init__(self, host: str | None) -> None:
-        self.http = EngineClient(address(host))
+        where = address(host)
+        self.http = EngineClient(where, tls=None if where.startswith("unix:") else tls_context())
 
     def get(self, path: str, **query: object) -> Any:
         return self.http.json("GET", _with_query(path, query))

@@ -6,6 +6,7 @@ Edge: sockets. Standard library only, because the command line imports it and ha
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -57,12 +58,14 @@ class EngineClient:
 
     Attributes:
         address: `unix:///path` or `tcp://host:port`.
+        tls: For TCP; None speaks plain HTTP.
         timeout_s: For connecting and for each read; None waits for ever.
     """
 
     address: str
     timeout_s: float | None = DEFAULT_TIMEOUT_S
     headers: dict[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
 
     def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request and read the whole answer.
@@ -112,6 +115,8 @@ class EngineClient:
                 return UnixConnection(rest, self.timeout_s)
             case "tcp" | "http":
                 host, _, port = rest.rstrip("/").rpartition(":")
+                if self.tls is not None:
+                    return http.client.HTTPSConnection(host, int(port), timeout=self.timeout_s, context=self.tls)
                 return http.client.HTTPConnection(host, int(port), timeout=self.timeout_s)
             case _:
                 raise EngineUnreachable(f'"{self.address}" is not an address; write unix:///path or tcp://host:port')

@@ -121,7 +121,9 @@ def join_token(host: str | None, role: str, rotate: bool, quiet: bool) -> None:
 
 @swarm.command("client-cert")
 @click.argument("name")
-@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; ./NAME else.")
+@click.option(
+    "--directory", type=click.Path(file_okay=False, path_type=Path), help="Where to write; ./NAME if not given."
+)
 @click.option("--expiry", type=DURATION, default=0, help="Life of the certificate; 90 days if not given.")
 @click.pass_obj
 @refusals
