@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         began = time.monotonic()
         counts = run_tests(lab, asked.tree.resolve(), asked.words, Path(directory) / "outcomes.json")
         took_s = time.monotonic() - began
+        if counts["failed"] or counts["error"]:
+            print(lab.logs(), file=sys.stderr)
         print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), f"in {took_s:.0f} s")
         if asked.words:
             return 1 if counts["failed"] or counts["error"] else 0

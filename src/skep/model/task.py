@@ -65,6 +65,7 @@ class Task(Object, frozen=True, kw_only=True):
         started_at, ended_at: When the manager saw it RUNNING and ended; 0 if it did not.
         rollout: The spec version of the rolling update that made it; 0 if none did.
         move: Why it is to be moved elsewhere, such as a rebalance; empty to stay.
+        home: The node its slot's local volumes are on: it goes nowhere else; empty for any (`skep.volume=sticky`).
         look_at: When the orchestrator looks at it again even if nothing changes; 0 for never.
     """
 
@@ -89,6 +90,7 @@ class Task(Object, frozen=True, kw_only=True):
     rollout: int = 0
     move: str = ""
     look_at: Nanoseconds = 0
+    home: str = ""
 
     @property
     def name(self) -> str:

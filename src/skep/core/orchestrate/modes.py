@@ -21,6 +21,7 @@ from skep.model.service import (
 )
 
 PARTITION_LABEL = "skep.partition"
+VOLUME_LABEL = "skep.volume"
 AT_MOST_ONE = "at-most-one"
 READY_LABEL = "skep.ready"
 READY_LIMIT_LABEL = "skep.update.ready-timeout"
@@ -133,3 +134,11 @@ def waits_for_accepting(service: Service) -> bool:
     endpoint = service.spec.endpoint_spec or EndpointSpec()
     publishes_tcp = any(port.protocol == Protocol.TCP for port in endpoint.ports or [])
     return publishes_tcp and service.spec.labels.get(READY_LABEL) != "start"
+
+
+def is_sticky(spec: ServiceSpec) -> bool:
+    """Whether each slot's tasks stay where their local volumes are."""
+    container = spec.task_template.container_spec
+    mounts = (container.mounts or []) if container is not None else []
+    has_volume = any(mount.type == "volume" and mount.source for mount in mounts)
+    return has_volume and spec.labels.get(VOLUME_LABEL) == "sticky"

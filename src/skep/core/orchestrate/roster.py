@@ -5,7 +5,7 @@ is what differs in the end. A slot is a number for replicated services and a nod
 one task simply runs as it should is told apart once; only the others, the restless ones, go through the steps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,12 @@ class Roster:
         elif task.desired_state < desired:
             self.put(task, desired_state=desired, look_at=0)
 
+    def _home(self, earlier: Sequence[Task]) -> str:
+        """Where a slot's local volumes are, if its tasks are to stay with them: where its last task was."""
+        if not modes.is_sticky(self.service.spec):
+            return ""
+        return next((home for task in reversed(earlier) if (home := task.node_id or task.home)), "")
+
     def create(self, key: SlotKey, start: Start) -> Task:
         """Add a task to a slot."""
         earlier = self.tasks(key)
@@ -196,6 +202,7 @@ class Roster:
             ordinal=earlier[-1].ordinal + 1 if earlier else 1,
             restart=start.restart,
             rollout=start.rollout,
+            home=self._home(earlier),
         )
         if earlier or start.desired_state != TaskState.RUNNING:
             self.restless.add(key)

@@ -4,7 +4,7 @@ Pure. Read once for all tasks of a service and spec version, because they ask fo
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skep.core import constraints
 from skep.core.constraints import ENGINE_LABEL, NODE_LABEL, Constraint
@@ -68,11 +68,13 @@ class Demand:
     host_ports: tuple[HostPort, ...] = ()
     max_replicas: int = 0
     spread: tuple[Spread, ...] = ()
+    home: str = ""
 
 
 def demand_of(task: Task) -> Demand:
     """What a task asks for."""
-    return read_demand(task.spec, task.endpoint, task.service_id, task.spec_version)
+    demand = read_demand(task.spec, task.endpoint, task.service_id, task.spec_version)
+    return replace(demand, home=task.home) if task.home else demand
 
 
 def demand_of_spec(spec: ServiceSpec, service_id: str = "", spec_version: int = 0) -> Demand:

@@ -233,6 +233,15 @@ FILTERS: tuple[Filter, ...] = (
         fix=_ready_fix,
     ),
     Filter(
+        name="Volume",
+        one="1 node without the task's volume",
+        many="{n} nodes without the task's volume",
+        applies=lambda demand: bool(demand.home),
+        admits=lambda demand, site: site.node.id == demand.home,
+        figures=lambda demand, site: f"its local volume is on node {demand.home}",
+        fix=lambda demand, site: "take the label skep.volume away, to begin with an empty volume elsewhere",
+    ),
+    Filter(
         name="Resource",
         one="insufficient resources on 1 node",
         many="insufficient resources on {n} nodes",

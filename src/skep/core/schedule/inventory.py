@@ -13,7 +13,7 @@ from skep.model.task import Task
 from skep.store.changes import Batch
 from skep.store.state import View
 
-GroupKey = tuple[str, int]
+GroupKey = tuple[str, int, str]
 """Service id and spec version; for a task of no service, its own id and -1."""
 
 _FAILURES = (TaskState.FAILED, TaskState.REJECTED)
@@ -21,7 +21,7 @@ _FAILURES = (TaskState.FAILED, TaskState.REJECTED)
 
 def group_of(task: Task) -> GroupKey:
     """Tasks of one group ask for the same."""
-    return (task.service_id, task.spec_version) if task.service_id else (task.id, -1)
+    return (task.service_id, task.spec_version, task.home) if task.service_id else (task.id, -1, "")
 
 
 class Inventory:
