@@ -75,9 +75,8 @@ def test_who_may_call_what(route: Route, kind: CallerKind) -> None:
             authorize.check(Caller(kind), route.access)
 
 
-def test_workers_and_strangers_see_nothing_of_the_swarm_and_nodes_command_no_engine() -> None:
+def test_workers_and_strangers_see_nothing_of_the_swarm_and_command_no_engine() -> None:
     assert not {CallerKind.WORKER, CallerKind.NOBODY} & (SWARM | ENGINE)
-    assert CallerKind.MANAGER not in ENGINE
     assert CallerKind.NOBODY not in EVERYONE
 
 
