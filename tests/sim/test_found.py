@@ -15,7 +15,7 @@ from skep.manager.control.services import rolled_back
 from skep.model.assignment import Delta
 from skep.model.lifecycle import TaskState
 from skep.model.node import EngineDescription, NodeDescription
-from skep.model.service import Resources, Service
+from skep.model.service import Resources, Service, UpdateConfig, UpdateOrder
 from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
@@ -47,6 +47,25 @@ def test_a_lost_tasks_replacement_that_is_refused_backs_off() -> None:
             reports = [TaskReport(task_id=heir.id, status=status)]
             world.dirty.note(factories.commit(world.state, observe.fold(world.state, heir.node_id, reports, world.now)))
     assert max(task.ordinal for task in world.tasks()) <= old.ordinal + 2
+
+
+def test_a_slot_updated_twice_start_first_keeps_one_old_task_serving() -> None:
+    """Seed 362: two tasks of older specs both went on serving until the newest was ready."""
+    world = World()
+    world.add_nodes("n1", "n2", "n3")
+    config = UpdateConfig(order=UpdateOrder.START_FIRST)
+    world.create(a_spec(update_config=config))
+    world.settle()
+    world.update(a_spec(update_config=config, force=1))
+    for _ in range(3):
+        world.decide()
+        world.place()
+        world.decide()
+        heir = max(world.live(), key=lambda task: task.ordinal)
+    world.put(factories.with_status(heir, state=TaskState.RUNNING, is_accepting=True))
+    world.update(a_spec(image="stuck", update_config=config, force=2))
+    world.step()
+    assert len([task for task in world.live() if task.status.state <= TaskState.RUNNING]) == 2
 
 
 AT_MOST_ONE = {"skep.partition": "at-most-one"}

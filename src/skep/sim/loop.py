@@ -34,6 +34,7 @@ class Process:
         self.name = name
         self.is_alive = True
         self.held: list[asyncio.Handle] = []
+        self.thawed_at: Nanoseconds = 0
         self._loop = loop
         self._tasks: list[asyncio.Task[Any]] = []
         self._limit = 64
@@ -76,6 +77,7 @@ class Process:
         """Let it go on with everything that came due meanwhile."""
         if self in self._loop.frozen:
             self._loop.frozen.discard(self)
+            self.thawed_at = self._loop.now
             self._loop.take_back(self.held)
             self.held = []
 

@@ -35,6 +35,7 @@ from skep.sim.network import Network, SimControlPort
 MILLISECOND = 1_000_000
 LISTEN = "LISTEN"
 LISTEN_AFTER = "LISTEN_AFTER"
+FOREVER: Nanoseconds = 1 << 60
 MANAGER_ADDRESS = ManagerAddress(node_id="", addr="manager:2377")
 ROOT_PEM = """-----BEGIN CERTIFICATE-----
 MIIBCTCBsaADAgECAgEBMAoGCCqGSM49BAMCMA4xDDAKBgNVBAMMA3NpbTAgFw0y
@@ -89,6 +90,7 @@ class SimEngine(FakeEngine):
     def __init__(self, machine: "Machine", images: Sequence[str]) -> None:
         super().__init__(images, now=machine.clock.now)
         self.by_pid: dict[int, FakeContainer] = {}
+        self.troubled_at: Nanoseconds = -FOREVER
         self._machine = machine
 
     def new_container_id(self) -> str:
@@ -153,11 +155,13 @@ class SimRuntime(FakeRuntime):
         await self._machine.pause(self._machine.temper.engine_delay)
         self._process.check()
         if not self.engine.is_reachable:
+            self._machine.note_trouble()
             raise EngineUnreachable("the engine does not answer")
 
     def _maybe_lose_answer(self) -> None:
         self._process.check()
         if self._machine.dice.random() < self._machine.temper.lost_answers:
+            self._machine.note_trouble()
             raise EngineUnreachable("the engine closed the connection before it answered")
 
 
@@ -320,11 +324,16 @@ class Machine:
         self.labels: dict[str, str] = {}
         self._site = site
         self._loop = site.loop
+        self._started_at: Nanoseconds = 0
         offset, ppm = site.dice.randint(-(10**12), 10**12), site.dice.randint(-200, 200)
         self.clock = SimClock(site.loop, offset=offset, ppm=ppm)
         self.power = Process(site.loop, f"machine {hostname}")
         self.engine = SimEngine(self, site.images)
         self.engine.cpu_nano, self.engine.memory_bytes = 4 * 10**9, 8 << 30
+
+    def note_trouble(self) -> None:
+        """The engine did not do what it was asked."""
+        self.engine.troubled_at = self._loop.now
 
     async def pause(self, span: tuple[Nanoseconds, Nanoseconds]) -> None:
         """Let a request take its time."""
@@ -335,6 +344,7 @@ class Machine:
     def start(self) -> None:
         """Start the daemon: it takes over what is there."""
         process = Process(self._loop, f"agent {self.hostname}.{self.boots}")
+        self._started_at = self._loop.now
         self.daemon = process
         self.names = SimNames()
         ports = Ports(SimRuntime(self, process), SimPlane(self, process), self.names, SimProbe(self), self.clock)
@@ -385,6 +395,13 @@ class Machine:
     @property
     def link_name(self) -> str:
         return self.node_id
+
+    def is_fit(self, since: Nanoseconds) -> bool:
+        """Whether its daemon was at work for so long, with an engine that does what it is told."""
+        daemon, now = self.daemon, self._loop.now
+        if daemon is None or daemon in self._loop.frozen or not self.engine.is_reachable:
+            return False
+        return max(self._started_at, daemon.thawed_at, self.engine.troubled_at) + since <= now
 
     def kill_daemon(self) -> None:
         """SIGKILL: the machine closes its connections."""

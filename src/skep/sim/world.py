@@ -48,6 +48,8 @@ PENDING_LIMIT = 60 * SECOND
 CLEAR_LIMIT = 90 * SECOND
 SLOWEST_COMMIT = 2 * SECOND
 SHORTEST_SILENCE = 58 * SECOND // 10
+FENCE = 15 * SECOND
+"""How long a node's daemon must have been at work to have stopped what it has lost the lease of."""
 CALM = 4 * SECOND
 """How long after its last fault a node must keep up with everything again."""
 
@@ -205,6 +207,8 @@ class World:
         service = self.stored.services.get(task.service_id)
         if service is not None and modes.is_at_most_one(service):
             for other in self.machines:
+                if not other.is_fit(FENCE):
+                    continue  # A daemon that does not run stops nothing, nor does one without its engine.
                 for each in other.engine.running():
                     twin = self.stored.tasks.get(other.task_of(each))
                     if twin is None or twin.id == task_id or twin.service_id != task.service_id:
@@ -217,8 +221,10 @@ class World:
         task_id = machine.task_of(container)
         self.told(f"{machine.hostname} stops {container.config.name}")
         executor = machine.agent._executors.get(task_id) if machine.agent else None
-        if executor is None or not executor._wanted.may_stop or executor._wanted.is_removed:
+        if executor is None or not executor._wanted.may_stop:
             return
+        if executor._wanted.is_removed or executor._wanted.is_fenced:
+            return  # It is no longer the managers' to say when.
         for other in self.machines:
             applied = other.kernel.applied
             if applied is None or not self._keeps_up(other):

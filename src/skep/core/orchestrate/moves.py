@@ -35,8 +35,12 @@ def _settle_slot(roster: Roster, working: list[Task]) -> None:
     elif wanted:
         heir = max(wanted, key=lambda task: (task.status.state, task.ordinal))
         _keep(roster, heir, wanted)
-        for task in working:
-            if task not in wanted:
+        others = [task for task in working if task not in wanted]
+        serving = [task for task in others if roster.is_ready(task)]
+        for task in others:
+            if task in serving[:-1]:
+                roster.stop(task)  # Updated again before its own heir had taken over: one serves until then.
+            else:
                 _wait_for_heir(roster, task, heir)
     else:
         best = max(working, key=lambda task: (roster.is_ready(task), task.status.state, -task.ordinal))
