@@ -167,3 +167,19 @@ def test_a_rotated_secret_rolls_through_its_services(lab: Lab, tmp_path: Path) -
     finally:
         remove(lab, "user")
     assert skep(lab, "secret", "rm", "key", "key.v1").split() == ["key", "key.v1"]
+
+
+def test_volumes_of_a_node(lab: Lab) -> None:
+    if lab.layout.engine == "process":
+        assert skep(lab, "volume", "ls", "-q").split() == []
+        return
+    assert skep(lab, "volume", "create", "--label", "team=red", "data") == "data\n"
+    assert skep(lab, "volume", "ls", "-q", "--filter", "label=team=red").split() == ["data"]
+    assert lab.docker("volume", "ls", "-q").split() == ["data"]
+    shown = json.loads(lab.docker("volume", "inspect", "data"))[0]
+    assert (shown["Name"], shown["Labels"], shown["Options"]) == ("data", {"team": "red"}, None)
+    assert json.loads(skep(lab, "volume", "inspect", "data"))[0] == shown
+    refused = lab.docker_process(*CREATE, "--mount", "type=volume,source=/data,target=/data", *shell(KEEP))
+    assert "invalid volume mount source, must not be an absolute path: /data" in refused.stderr
+    assert skep(lab, "volume", "rm", "data") == "data\n"
+    assert lab.docker("volume", "ls", "-q").split() == []

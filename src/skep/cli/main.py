@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "stack": ("skep.cli.commands.stack:stack", "Manage applications described by Compose files."),
     "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),
     "task": ("skep.cli.commands.explain:task", "Look into single tasks."),
+    "volume": ("skep.cli.commands.volume:volume", "Manage volumes of this node."),
     "version": ("skep.cli.commands.system:version", "Show the versions of client and daemon."),
 }
 
