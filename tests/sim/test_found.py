@@ -15,7 +15,7 @@ from skep.manager.control.services import rolled_back
 from skep.model.assignment import Delta
 from skep.model.lifecycle import TaskState
 from skep.model.node import EngineDescription, NodeDescription
-from skep.model.service import Resources, Service, UpdateConfig, UpdateOrder
+from skep.model.service import Resources, RestartPolicy, Service, UpdateConfig, UpdateOrder
 from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
@@ -66,6 +66,26 @@ def test_a_slot_updated_twice_start_first_keeps_one_old_task_serving() -> None:
     world.update(a_spec(image="stuck", update_config=config, force=2))
     world.step()
     assert len([task for task in world.live() if task.status.state <= TaskState.RUNNING]) == 2
+
+
+def test_a_lost_tasks_replacement_ends_for_good_when_its_attempts_are_used_up() -> None:
+    """Seed 562: a slot whose replacement had failed as often as allowed began again at once, without history."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(restart=RestartPolicy(max_attempts=1, delay=SECOND)))
+    world.settle()
+    old = world.running()[0]
+    world.kill(old.node_id)
+    for _ in range(100):
+        world.step()
+        for heir in world.live():
+            if heir.id != old.id and TaskState.ASSIGNED <= heir.status.state <= TaskState.RUNNING:
+                world.fail(heir)
+        world.now += SECOND
+    assert max(task.ordinal for task in world.tasks()) == old.ordinal + 2
+    world.revive(old.node_id)
+    world.step()
+    assert [task.id for task in world.running()] == [old.id]
 
 
 AT_MOST_ONE = {"skep.partition": "at-most-one"}

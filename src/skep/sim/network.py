@@ -97,6 +97,7 @@ class SimChannel:
                 raise ChannelClosed("the other end closed the session")
             self._waiter = self._loop.create_future()
             await self._waiter
+        self.on_heard()
         return self._inbox.popleft()
 
     async def close(self) -> None:
@@ -125,7 +126,6 @@ class SimChannel:
             self._is_ended = True
         else:
             self._inbox.append(message)
-            self.on_heard()
         self._wake()
 
     def reset(self) -> None:
@@ -143,7 +143,7 @@ class Link:
 
     Attributes:
         up, down: From and to the node.
-        heard_at: When the manager's machine last heard the node; gap: the last long silence, from and to.
+        heard_at: When the manager last read what the node sent; gap: the last long silence, from and to.
     """
 
     def __init__(self, loop: SimLoop, dice: random.Random) -> None:

@@ -272,6 +272,7 @@ class Workload:
             return await operation(control)
 
         task = daemon.process.spawn(run(), what)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # Nobody may be left to ask.
         await asyncio.wait([task], timeout=30)
         if not task.done() or task.cancelled():
             task.cancel()

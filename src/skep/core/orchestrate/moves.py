@@ -83,10 +83,28 @@ def replace(roster: Roster) -> None:
         if len(working) != 1 or any(roster.has_ended(task) for task in roster.live(key)):
             continue  # A replacement that failed is followed by the next when its delay is over.
         (task,) = working
-        if roster.is_lost(task):
+        if _is_given_up(roster, key):
+            _go_without_heir(roster, task)
+        elif roster.is_lost(task):
             _replace_lost(roster, key, task)
         elif roster.misplacement(task):
             budget -= _replace_misplaced(roster, key, task, budget)
+
+
+def _is_given_up(roster: Roster, key: SlotKey) -> bool:
+    """Whether the slot's policy allows no further task of this spec: its last one failed too often."""
+    newest = roster.tasks(key)[-1]
+    return bool(newest.restart.refused) and newest.spec_version == roster.service.spec_version
+
+
+def _go_without_heir(roster: Roster, task: Task) -> None:
+    """Let a task that must leave do so, and one that only should stay; a lost one may still come back."""
+    reason = "" if roster.is_lost(task) else roster.misplacement(task)
+    if reason and reason == task.move:
+        roster.put(task, move="")
+    elif reason:
+        roster.stop(task)
+        roster.notes.append(f"task {task.id} leaves without a replacement, which failed too often: {reason}")
 
 
 def _budget(roster: Roster) -> int:
