@@ -67,7 +67,6 @@ def tasks(lab: Lab, service: str) -> list[dict[str, Any]]:
     [
         pytest.param(("--name", "a b"), "name must be valid as a DNS name component", id="name"),
         pytest.param(("--constraint", "node.foo"), "constraint 'node.foo' expected one operator from ==, !=", id="con"),
-        pytest.param(("--network", "nope"), "network nope not found", id="network"),
         pytest.param(
             ("--network", "ingress"),
             'Service cannot be explicitly attached to the ingress network "ingress"',
@@ -85,6 +84,13 @@ def tasks(lab: Lab, service: str) -> list[dict[str, Any]]:
 )
 def test_a_spec_that_cannot_be_meant(lab: Lab, words: tuple[str, ...], sentence: str) -> None:
     assert refused(lab, *CREATE, *words, *SLEEP).startswith(sentence)
+    assert lab.api("GET", "/services") == []
+
+
+def test_a_network_there_is_not(lab: Lab) -> None:
+    """Newer clients pass the daemon's sentence on, older ones have their own."""
+    said = refused(lab, *CREATE, "--network", "nope", *SLEEP)
+    assert said.startswith(("network nope not found", "Error: No such network: nope"))
     assert lab.api("GET", "/services") == []
 
 

@@ -91,7 +91,7 @@ def poll(lab: Lab) -> Iterator[Lab]:
 
 def test_the_voting_application_by_the_docker_cli(poll: Lab) -> None:
     lab = poll
-    created = lab.docker("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
+    created = lab.docker("stack", "deploy", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
     for line in ("network poll_front", "network poll_back", *(f"service poll_{name}" for name in SERVICES)):
         assert f"Creating {line}\n" in created
     try:
@@ -113,7 +113,7 @@ def test_the_voting_application_by_the_docker_cli(poll: Lab) -> None:
     seen_by_skep = skep(lab, "stack", "deploy", "--dry-run", "-c", str(COMPOSE), "poll")
     assert seen_by_skep.stdout == "Nothing to change in poll\n", seen_by_skep.stdout + seen_by_skep.stderr
     before = containers(lab)
-    again = lab.docker("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
+    again = lab.docker("stack", "deploy", "--resolve-image", "never", "-c", str(COMPOSE), "poll")
     assert again.count("Updating service") == 5
     time.sleep(2)  # Nothing is to happen, and for that there is no condition to wait for.
     assert containers(lab) == before
@@ -188,7 +188,7 @@ def compose(*, rest: dict[str, Any] | None = None, **services: dict[str, Any]) -
             **service,
         }
         whole[name].setdefault("deploy", {}).setdefault("update_config", {}).setdefault("monitor", "1s")
-    return json.dumps({"services": whole, **(rest or {})})
+    return json.dumps({"version": "3.8", "services": whole, **(rest or {})})
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_secrets_and_configs_reach_their_tasks_by_both_command_lines(little: Lab
     (tmp_path / "conf").write_text("config here\n")
     file = tmp_path / "compose.yaml"
     file.write_text(text())
-    by_docker = ("stack", "deploy", "--detach", "--resolve-image", "never", "-c", str(file), "little")
+    by_docker = ("stack", "deploy", "--resolve-image", "never", "-c", str(file), "little")
     created = little.docker(*by_docker)
     assert "Creating secret little_key\n" in created
     by_skep = ("stack", "deploy", "-c", str(file), "little")
