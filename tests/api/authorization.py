@@ -25,7 +25,7 @@ not say. `make test` calls every route as every kind of caller and compares with
 | caller | who that is |
 |---|---|
 | local | whoever may open the node's unix socket: root and the members of its group (`--group`) |
-| operator | over TCP, with a certificate from `skep swarm client-cert` |
+| operator | over TCP, with a certificate from `skep swarm client-cert NAME` |
 | manager | over TCP, with the certificate of a manager of this swarm |
 | worker | over TCP, with the certificate of a worker of this swarm |
 | nobody | over TCP, without a certificate |

@@ -2,7 +2,8 @@
 
 Edge: picks and owns the parts. Implements `api.backend.LocalNode`. What a member keeps is made ready beside its place
 and moved there at once, and moved away at once before it is removed; so a daemon that is killed in between comes back
-as a member or as none. A leave that was interrupted is finished at the next start.
+as a member or as none. A leave that was interrupted is finished at the next start. Long, because every way in and out
+touches the same few fields under one lock.
 """
 
 import asyncio

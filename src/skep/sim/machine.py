@@ -2,6 +2,7 @@
 
 Edge: asyncio on the simulated loop. The agent and its session are the real ones; everything they touch is here and
 outlives them as the real thing would: containers and rules survive a killed daemon, disks survive a power cut.
+Long, because what a machine does to its daemon is one story: start, kill, freeze, power cut.
 """
 
 import asyncio

@@ -2,7 +2,8 @@
 
 Edge: asyncio on the simulated loop. A run has four parts: users and faults at work; healing, after which everything
 must come to rest within a limit; a look at whether it is the right rest; and removing everything, after which nothing
-may be left. The first violation ends the run; what led to it is in the trace.
+may be left. The first violation ends the run; what led to it is in the trace. Long, because these four parts share the
+whole swarm and nothing else needs them.
 """
 
 import asyncio
