@@ -79,6 +79,7 @@ def leftovers(lab: Lab) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_a_daemon_killed_in_the_midst_of_changes(process_lab: Lab) -> None:
     lab = process_lab
     lab.docker("network", "create", "-d", "overlay", "back")
@@ -115,6 +116,7 @@ def strangers(tmp_path: Path) -> Iterator[Lab]:
     yield from make_lab(tmp_path / "l", node_count=2, is_joined=False)
 
 
+@pytest.mark.soak
 def test_a_node_killed_while_it_joins_is_in_or_out(strangers: Lab) -> None:
     lab = strangers
     lab.docker("swarm", "init")

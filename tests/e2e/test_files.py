@@ -127,6 +127,7 @@ def test_a_canary_is_in_the_tmpfs_of_its_task_and_nowhere_else(lab: Lab) -> None
     lab.docker("secret", "rm", "bird")
 
 
+@pytest.mark.soak
 def test_a_killed_daemon_comes_back_to_the_task_with_its_secret(lab: Lab) -> None:
     given(lab, CANARY, "secret", "create", "bird", "-")
     try:
@@ -152,6 +153,7 @@ def skep(lab: Lab, *words: str, stdin: str = "") -> str:
     return done.stdout
 
 
+@pytest.mark.soak
 def test_a_rotated_secret_rolls_through_its_services(lab: Lab, tmp_path: Path) -> None:
     first = skep(lab, "secret", "create", "--label", "team=red", "key", "-", stdin="one").strip()
     try:

@@ -100,6 +100,7 @@ def test_a_node_is_cut_healed_frozen_thawed_killed_and_started(directory: Path) 
     assert remains(directory) == []
 
 
+@pytest.mark.soak
 def test_two_labs_do_not_disturb_each_other(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     try:
@@ -132,6 +133,7 @@ def _says(root: Path, ask: str) -> str:
     return inside(root, "client", "sh", "-c", ask, check=False).strip()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("moment", ["lab.json", "node1/init.json", "node2/init.json", "node1/docker.sock"])
 def test_down_after_a_killed_up(directory: Path, moment: str) -> None:
     line = [sys.executable, "-m", "skep.cli", "lab", "up", "--engine", "process", "--dir", str(directory)]

@@ -131,6 +131,7 @@ def balancing_right_since(requests: list[Request], wanted: frozenset[str]) -> fl
     return right[0].began_s
 
 
+@pytest.mark.soak
 def test_a_freeze_of_4_s_restarts_no_container(spread: Lab) -> None:
     lab = spread
     before = {container_id(task) for task in running(lab)}
@@ -155,6 +156,7 @@ def test_a_freeze_of_4_s_restarts_no_container(spread: Lab) -> None:
     assert all(task["Status"]["State"] == "running" for task in tasks(lab) if task["DesiredState"] == "running")
 
 
+@pytest.mark.soak
 def test_a_cut_of_10_s_moves_tasks_in_8_s_and_all_agree_2_s_after_it(spread: Lab) -> None:
     lab = spread
     node3 = lab.layout.node("node3")

@@ -135,6 +135,7 @@ def _all_run(lab: Lab) -> bool:
     return len(replicas) == 5 and all(now == wanted for now, wanted in (text.split("/") for text in replicas))
 
 
+@pytest.mark.soak
 def test_the_voting_application_by_skep_outlives_a_node(poll: Lab) -> None:
     lab = poll
     words = ("stack", "deploy", "-c", str(COMPOSE), "-c", str(ORDER), "poll")
@@ -203,6 +204,7 @@ def deploy(lab: Lab, text: str, *words: str, timeout: str = "30s") -> "subproces
     return skep(lab, "stack", "deploy", "-c", "-", "--timeout", timeout, *words, "little", stdin=text)
 
 
+@pytest.mark.soak
 def test_a_change_is_planned_field_by_field_made_and_pruned(little: Lab) -> None:
     old = compose(a={"environment": {"X": "1"}, "labels": {"l": "1"}}, b={})
     new = compose(a={"environment": {"X": "2", "Y": "3"}, "deploy": {"replicas": 2}})
@@ -221,6 +223,7 @@ def test_a_change_is_planned_field_by_field_made_and_pruned(little: Lab) -> None
     assert skep(little, "stack", "services", "--format", "{{.Name}} {{.Replicas}}", "little").stdout == "little_a 2/2\n"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("service", "timeout", "code", "reason"),
     [
@@ -238,6 +241,7 @@ def test_a_deployment_that_does_not_converge_says_why(
     assert (done.returncode, reason in done.stderr) == (code, True), done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_a_rolled_back_update_is_a_failure(little: Lab) -> None:
     careful = {"deploy": {"update_config": {"failure_action": "rollback", "monitor": "2s"}}}
     assert deploy(little, compose(a=careful)).returncode == 0
@@ -248,6 +252,7 @@ def test_a_rolled_back_update_is_a_failure(little: Lab) -> None:
     assert tasks == ["sleep", "10000"]
 
 
+@pytest.mark.soak
 def test_what_depends_on_a_failure_is_not_started(little: Lab) -> None:
     text = compose(
         job={"command": ["sh", "-c", "exit 3"], "restart": "no"},
