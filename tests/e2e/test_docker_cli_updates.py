@@ -16,7 +16,7 @@ import pytest
 from tests.e2e import programs
 from tests.e2e.conftest import DOCKER, Lab, make_lab, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel]
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel, pytest.mark.soak]
 
 CREATE = ("service", "create", "--no-resolve-image", "--update-monitor", "300ms", "--rollback-monitor", "300ms",
           "--stop-grace-period", "0s", "--restart-delay", "200ms")  # fmt: skip

@@ -16,7 +16,7 @@ from tests.e2e.load import Request
 
 from skep.lab import nodes, underlay
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel]
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel, pytest.mark.soak]
 
 REPLICAS = 6
 RATE = 50.0

@@ -5,6 +5,8 @@ from tests.sim.mutants import MUTANTS
 
 from skep.sim.world import Scenario, simulate
 
+pytestmark = pytest.mark.soak  # About a minute: the gate is run by `make soak`.
+
 LIMIT = 40
 
 
