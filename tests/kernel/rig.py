@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket as Socket
@@ -131,6 +131,23 @@ class Place:
             async with asyncio.timeout(timeout):
                 await loop.sock_sendall(one, b"?")
                 return (await loop.sock_recv(one, 1000)).decode()
+
+    async def udp_flow_moves(
+        self, address: str, number: int, *, source: tuple[str, int], within: float, arrived: Callable[[str], bool]
+    ) -> None:
+        """Ask again and again from one port until an answer has arrived from elsewhere.
+
+        A datagram under way while its flow is moved is lost, as UDP allows: nobody untranslates the old task's answer.
+
+        Raises:
+            AssertionError: not within that many seconds
+        """
+        deadline, answer = asyncio.get_running_loop().time() + within, ""
+        while not arrived(answer):
+            assert asyncio.get_running_loop().time() < deadline, answer or "no answer at all"
+            with contextlib.suppress(TimeoutError):
+                answer = (await self.ask_udp(address, number, source=source, timeout=0.2)).split()[0]
+            await asyncio.sleep(0.01)
 
 
 @dataclass
