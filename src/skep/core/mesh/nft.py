@@ -43,7 +43,7 @@ def node_skeleton(*, port: int, mesh: str, ingress_subnets: Sequence[str]) -> st
     type filter hook prerouting priority -350;
     iifname != "lo" ip saddr 127.0.0.0/8 drop
     iifname != "lo" ip daddr 127.0.0.0/8 drop
-    fib daddr type local udp dport {port} ip saddr != @peers drop
+    udp dport {port} fib daddr type local ip saddr != @peers drop
     iifname "{naming.GATEWAY_PREFIX}*" iifname . ether saddr . ip saddr != @pins drop
     {about_tasks}
     iifname "{naming.INGRESS_DEVICE}" ct original zone set ether saddr map @zones
