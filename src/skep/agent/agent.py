@@ -167,7 +167,7 @@ class Agent:
                 found = self._find(assigned)
                 if self._is_current or found.is_begun:
                     self._engage(group, assigned, found)
-        for task_id in self._leftovers() - self._sweeping:
+        for task_id in sorted(self._leftovers() - self._sweeping):  # Sorted, so that a simulation replays exactly.
             if task_id in self._executors:
                 self._executors[task_id].dismiss()
             else:
