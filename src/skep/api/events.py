@@ -197,6 +197,13 @@ class Listener:
         self._n_waiting -= len(burst.events)
         return burst
 
+    def take_all(self) -> Sequence[Happening]:
+        """Everything that waits, in the order it was offered."""
+        found: list[Happening] = []
+        while (burst := self.take()) is not None:
+            found += burst.events
+        return found
+
     async def wait(self) -> None:
         """Return once there may be something to take, or the listener is overrun."""
         await self._news.wait()

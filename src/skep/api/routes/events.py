@@ -6,19 +6,18 @@ Edge: HTTP, and the engine's own event stream. Source: Docker API 1.51, GET /eve
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
-from skep.api import errors
+from skep.api import engine_events, errors
 from skep.api.authorize import SWARM
 from skep.api.call import Call, Route
 from skep.api.events import ACTORS, Burst, Happening, Listener, is_wanted
 from skep.api.filters import Filters
 from skep.lib.durations import SECOND
-from skep.model.base import Labels, Nanoseconds, Wire
+from skep.model.base import Nanoseconds
 from skep.model.errors import InvalidSpec
 
 ENGINE_PAST_S: Final = 2.0
@@ -33,19 +32,22 @@ async def follow(call: Call) -> web.StreamResponse:
     is_past = bool(until) and until <= call.backend.clock.now()
     hub = call.backend.events
     listener = hub.listen()
+    told: Sequence[Happening] = hub.since(since) if since else ()  # Together with listening: nothing is told twice.
     engine = asyncio.create_task(_listen_to_engine(call, listener))
     try:
         stream = await call.stream("application/json")
-        for event in hub.since(since) if since else ():
-            if is_wanted(event, wanted) and (not until or event.time <= until):
-                await stream.write(event.line)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(until - call.backend.clock.now(), 0) / SECOND if until else None):
-                await _pass_on(listener, stream, wanted)
         if is_past:
             await asyncio.wait([engine], timeout=ENGINE_PAST_S)
-        hub.flush()
-        await _pass_waiting(listener, stream, wanted)
+            told = sorted((*told, *listener.take_all()), key=lambda event: event.time)
+        for event in told:
+            if is_wanted(event, wanted) and (not until or event.time <= until):
+                await stream.write(event.line)
+        if not is_past:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout((until - call.backend.clock.now()) / SECOND if until else None):
+                    await _pass_on(listener, stream, wanted)
+            hub.flush()
+            await _pass_waiting(listener, stream, wanted)
         await stream.write_eof()
         return stream
     finally:
@@ -87,32 +89,9 @@ async def _engine_events(call: Call) -> AsyncIterator[Happening]:
     engine = call.backend.engine
     async with engine.ask("GET", f"{await engine.prefix()}/events", params=params) as answer:
         async for line in answer.content:
-            event = _as_happening(line)
+            event = engine_events.read(line)
             if event is not None and (not until or event.time <= until):
                 yield event
-
-
-class _Actor(Wire, frozen=True, kw_only=True):
-    id: str = ""
-    attributes: Labels = {}
-
-
-class _EngineEvent(msgspec.Struct, frozen=True, kw_only=True):
-    type: str = msgspec.field(name="Type")
-    action: str = msgspec.field(name="Action")
-    actor: _Actor = msgspec.field(name="Actor")
-    time: int = 0
-    time_nano: int = msgspec.field(name="timeNano", default=0)
-
-
-def _as_happening(line: bytes) -> Happening | None:
-    """Read the engine's event; None for what is none."""
-    try:
-        event = msgspec.json.decode(line, type=_EngineEvent)
-    except msgspec.DecodeError:
-        return None
-    moment_ns = event.time_nano or event.time * SECOND
-    return Happening(event.type, event.action, event.actor.id, event.actor.attributes, moment_ns, "local")
 
 
 def moment(text: str, name: str) -> Nanoseconds:
