@@ -134,10 +134,17 @@ async def test_a_node_without_containers(api: Api) -> None:
     assert await api.get("/volumes") == {"Volumes": [], "Warnings": []}
     assert await api.get("/plugins") == []
     assert (await api.get("/system/df"))["Images"] == []
-    for method, path in (("POST", "/containers/create"), ("POST", "/exec/x/start"), ("GET", "/images/x/json")):
+    for method, path in (("POST", "/containers/create"), ("POST", "/exec/x/start"), ("GET", "/images/x/history")):
         answer = await api.ask(method, path, {})
         assert answer.status == 501
         assert "no containers or images" in answer.message
+    for path, sentence in (
+        ("/containers/x/json", "No such container: x"),
+        ("/images/a/x/json", "No such image: a/x"),
+        ("/volumes/x", "get x: no such volume"),
+    ):  # `docker inspect NAME` asks for one kind after the other, as long as the answer is 404.
+        answer = await api.ask("GET", path)
+        assert (answer.status, answer.message) == (404, sentence)
 
 
 async def test_digests_are_not_pinned(api: Api) -> None:

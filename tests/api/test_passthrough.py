@@ -272,6 +272,68 @@ async def test_the_engines_past(api: Api, engine: Engine) -> None:
     assert [msgspec.json.decode(line)["time"] for line in reply.raw.splitlines()] == [now - 20]
 
 
+ANONYMOUS = "f" * 64
+
+
+def an_engine_of_volumes(engine: Engine) -> list[str]:
+    """Let the engine have volumes, all unused; returns the names it is told to remove."""
+    removed: list[str] = []
+    volumes = [{"Name": ANONYMOUS, "Labels": None}, {"Name": "data", "Labels": {"team": "red"}}, {"Name": "busy"}]
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/v1.41/system/df":
+            sizes = [{"Name": each["Name"], "UsageData": {"Size": 7, "RefCount": 0}} for each in volumes]
+            images = [{"Id": "abc", "RepoTags": ["latest"], "Size": 30, "SharedSize": 10}]
+            return web.json_response({"LayersSize": 0, "Images": images, "Volumes": sizes, "Containers": []})
+        if request.path == "/v1.41/images/json":
+            return web.json_response([{"Id": "sha256:abc", "RepoTags": ["redis:7"]}])
+        if request.method == "GET":
+            assert request.query["filters"] == '{"dangling":["true"]}'
+            return web.json_response({"Volumes": volumes})
+        removed.append(request.path.rpartition("/")[2])
+        return web.Response(status=409 if removed[-1] == "busy" else 204)
+
+    engine.answer = answer
+    return removed
+
+
+@pytest.mark.parametrize(
+    ("path", "filters", "tried", "reclaimed"),
+    [
+        ("/v1.50", {}, [ANONYMOUS], 7),
+        ("/v1.50", {"all": ["true"]}, [ANONYMOUS, "data", "busy"], 14),
+        ("/v1.41", {}, [ANONYMOUS, "data", "busy"], 14),
+        ("/v1.50", {"all": ["1"], "label": ["team=red"]}, ["data"], 7),
+        ("/v1.50", {"all": ["1"], "label!": ["team"]}, [ANONYMOUS, "busy"], 7),
+        ("/v1.50", {"label": ["team"]}, [], 0),
+    ],
+    ids=["anonymous", "all", "older client", "label", "no label", "none"],
+)
+async def test_named_volumes_are_pruned_only_when_asked_for(
+    api: Api, engine: Engine, path: str, filters: dict[str, list[str]], tried: list[str], reclaimed: int
+) -> None:
+    removed = an_engine_of_volumes(engine)
+    params = {"filters": msgspec.json.encode(filters).decode()}
+    answer = (await api.ask("POST", f"{path}/volumes/prune", params=params)).json
+    assert removed == tried
+    assert answer["SpaceReclaimed"] == reclaimed
+    assert answer["VolumesDeleted"] == ([name for name in tried if name != "busy"] or None)
+
+
+async def test_an_unknown_prune_filter_removes_nothing(api: Api, engine: Engine) -> None:
+    removed = an_engine_of_volumes(engine)
+    answer = await api.ask("POST", "/v1.50/volumes/prune", params={"filters": '{"until":["1h"]}'})
+    assert (answer.status, answer.message, removed) == (400, "invalid filter 'until'", [])
+
+
+async def test_disk_usage_has_the_layers_and_full_names(api: Api, engine: Engine) -> None:
+    an_engine_of_volumes(engine)
+    usage = await api.get("/v1.50/system/df")
+    assert usage["LayersSize"] == 20
+    assert usage["Images"] == [{"Id": "sha256:abc", "RepoTags": ["redis:7"], "Size": 30, "SharedSize": 10}]
+    assert len(usage["Volumes"]) == 3
+
+
 async def test_networks_of_the_engine_beside_overlays(api: Api, engine: Engine) -> None:
     mine = {"Name": "mine", "Id": "f" * 64, "Driver": "bridge", "Labels": None, "Options": None}
 

@@ -23,7 +23,7 @@ def test_a_route_that_says_not_who_may_call_it_stops_the_start() -> None:
         ("POST", "/services/create", "/services/create", {}),
         ("GET", "/distribution/registry:5000/team/app:1/json", None, {"name": "registry:5000/team/app:1"}),
         ("POST", "/containers/abc/attach", "/containers/{id}/attach", {"id": "abc"}),
-        ("GET", "/images/team/app/json", "/images/{rest...}", {"rest": "team/app/json"}),
+        ("GET", "/images/team/app/history", "/images/{rest...}", {"rest": "team/app/history"}),
     ],
 )
 def test_finds_the_route(method: str, path: str, found: str | None, params: dict[str, str]) -> None:

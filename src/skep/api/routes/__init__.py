@@ -14,6 +14,7 @@ from skep.api.routes import (
     swarm,
     system,
     tasks,
+    volumes,
 )
 
 ALL: tuple[Route, ...] = (
@@ -27,6 +28,7 @@ ALL: tuple[Route, ...] = (
     *files.ROUTES,
     *explain.ROUTES,
     *local.ROUTES,
+    *volumes.ROUTES,
     *containers.ROUTES,
     *engine.ROUTES,
 )

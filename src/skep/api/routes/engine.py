@@ -1,4 +1,4 @@
-"""Images, volumes and all else the node's own engine answers; containers are in `routes.containers`.
+"""Images and all else the node's own engine answers; containers are in `routes.containers`.
 
 Edge: HTTP, passed on as it is. A node whose engine has no such API has no containers or images to show.
 """
@@ -9,12 +9,11 @@ from aiohttp import web
 
 from skep.api.authorize import ENGINE
 from skep.api.call import UNLIMITED, Call, Route
-from skep.api.wire import Document
+from skep.model.errors import NotFound
 
-_EMPTY: Final[dict[str, Document | list[Document]]] = {
+_EMPTY: Final[dict[str, list[object]]] = {
     "/images/json": [],
     "/plugins": [],
-    "/volumes": {"Volumes": [], "Warnings": []},
 }
 
 
@@ -30,6 +29,13 @@ async def list_or_nothing(call: Call) -> web.StreamResponse:
     return call.reply(_EMPTY[call.path])
 
 
+async def inspect_image(call: Call) -> web.StreamResponse:
+    """GET /images/{name}/json; without images of its own a node has none of that name, as `docker inspect` expects."""
+    if not call.backend.engine.is_there:
+        raise NotFound(f"No such image: {call.params['name']}")
+    return await call.backend.engine.relay(call)
+
+
 async def plugins(call: Call) -> web.StreamResponse:
     """GET /plugins: there are none, whatever the engine."""
     return call.reply(_EMPTY["/plugins"])
@@ -40,8 +46,8 @@ _PREFIXES: Final = ("images", "volumes", "plugins")
 
 ROUTES: Final = (
     Route("GET", "/images/json", list_or_nothing, ENGINE),
-    Route("GET", "/volumes", list_or_nothing, ENGINE),
     Route("GET", "/plugins", plugins, ENGINE),
+    Route("GET", "/images/{name...}/json", inspect_image, ENGINE),
     *(Route(method, f"/{prefix}/{{rest...}}", relay, ENGINE, UNLIMITED) for prefix in _PREFIXES for method in _METHODS),
     Route("POST", "/commit", relay, ENGINE, UNLIMITED),
     Route("POST", "/build", relay, ENGINE, UNLIMITED),

@@ -1,4 +1,4 @@
-"""Plain containers and volumes where Docker's API says more than podman does.
+"""Plain containers where Docker's API says more than podman does.
 
 Edge: HTTP, this node's engine, and the file of `local_networks`. Everything else about containers is in `containers`.
 """
@@ -19,8 +19,8 @@ from skep.api.local_networks import EndpointFile
 from skep.api.passthrough import passed_headers
 from skep.api.routes import containers
 from skep.model.codec import MALFORMED
+from skep.model.errors import NotFound
 
-NO_VOLUMES: Final[Mapping[str, list[str]]] = {"Volumes": [], "Warnings": []}
 ENDPOINTS_FILE: Final = "endpoints.json"
 DEFAULT_MODES: Final = ("", "default", "bridge")
 
@@ -88,6 +88,8 @@ async def inspect_container(call: Call) -> web.StreamResponse:
     place = await call.backend.engines.of_container(call.params["id"])
     if place.node_id:
         return await containers.relay(call)
+    if not call.backend.engine.is_there:  # `docker inspect` then goes on to networks, services and nodes.
+        raise NotFound(f"No such container: {call.params['id']}")
     status, answer = await ask(call, "GET", place.path("containers", "/json"))
     if status == HTTPStatus.OK:
         kept = endpoint_file(call).load().get(str(answer.get("Id")), {})
@@ -117,31 +119,6 @@ async def note_connection(call: Call, network: str, body: Mapping[str, Any], *, 
     status, container = await ask(call, "GET", f"/containers/{quote(str(body.get('Container')), safe='')}/json")
     if status == HTTPStatus.OK:
         file.note(str(container["Id"]), {network: settings}, await _living(call))
-
-
-# --- volumes --------------------------------------------------------------------------
-
-
-async def list_volumes(call: Call) -> web.StreamResponse:
-    """GET /volumes."""
-    if not call.backend.engine.is_there:
-        return call.reply(NO_VOLUMES)
-    status, answer = await ask(call, "GET")
-    if status == HTTPStatus.OK:
-        answer = {**answer, "Volumes": [_volume(each) for each in answer.get("Volumes") or ()]}
-    return call.reply(answer, status)
-
-
-async def show_volume(call: Call) -> web.StreamResponse:
-    """GET /volumes/{name} and POST /volumes/create."""
-    body = await call.body() if call.request.method == "POST" else None
-    status, answer = await ask(call, call.request.method, None, body)
-    return call.reply(_volume(answer) if status < HTTPStatus.BAD_REQUEST else answer, status)
-
-
-def _volume(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A volume as Docker shows it: nothing asked for is null, wherever it is shown."""
-    return {**document, "Options": document.get("Options") or None, "Labels": document.get("Labels") or {}}
 
 
 # --- asking ---------------------------------------------------------------------------
@@ -175,7 +152,4 @@ async def ask(
 ROUTES: Final = (
     Route("POST", "/containers/create", create_container, ENGINE),
     Route("GET", "/containers/{id}/json", inspect_container, ENGINE),
-    Route("GET", "/volumes", list_volumes, ENGINE),
-    Route("POST", "/volumes/create", show_volume, ENGINE),
-    Route("GET", "/volumes/{name}", show_volume, ENGINE),
 )

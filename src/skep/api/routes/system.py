@@ -1,4 +1,4 @@
-"""Ping, version, info and disk usage: what this daemon is.
+"""Ping, version and info: what this daemon is.
 
 Edge: HTTP, and the engine's own /info where it has one. Source: Docker API 1.51, tag System.
 """
@@ -13,7 +13,7 @@ from aiohttp import web
 
 import skep
 from skep.api import documents, errors, versions
-from skep.api.authorize import ENGINE, EVERYONE, SWARM
+from skep.api.authorize import EVERYONE, SWARM
 from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.wire import Document
@@ -34,8 +34,6 @@ _FROM_ENGINE: Final = (
     "CgroupDriver",
     "CgroupVersion",
     "KernelVersion",
-    "OperatingSystem",
-    "OSVersion",
     "IndexServerAddress",
     "RegistryConfig",
     "Runtimes",
@@ -158,17 +156,10 @@ async def info(call: Call) -> web.StreamResponse:
         "SecurityOptions": [],
         "CDISpecDirs": [],
     }
-    document |= {key: from_engine[key] for key in _FROM_ENGINE if from_engine.get(key) is not None}
+    document |= {key: from_engine[key] for key in _FROM_ENGINE if from_engine.get(key) not in (None, "")}
     document["Swarm"] = _swarm(call)
     document["Warnings"] = list(_warnings(call, facts.problems)) or None
     return call.reply(document)
-
-
-async def disk_usage(call: Call) -> web.StreamResponse:
-    """GET /system/df."""
-    if call.backend.engine.is_there:
-        return await call.backend.engine.relay(call)
-    return call.reply({"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []})
 
 
 async def distribution(call: Call) -> web.StreamResponse:
@@ -258,6 +249,5 @@ ROUTES: Final = (
     Route("HEAD", "/_ping", ping, EVERYONE),
     Route("GET", "/version", version, EVERYONE),
     Route("GET", "/info", info, SWARM),
-    Route("GET", "/system/df", disk_usage, ENGINE),
     Route("GET", "/distribution/{name...}/json", distribution, SWARM),
 )
