@@ -64,7 +64,7 @@ def _unplaced(task: Task) -> Iterator[Hashable]:
 
 
 def _timed(task: Task) -> Iterator[Hashable]:
-    if task.look_at and task.desired_state <= TaskState.COMPLETE:
+    if task.look_at:
         yield True
 
 

@@ -37,7 +37,11 @@ def trim(roster: Roster) -> None:
             continue
         n_live = sum(1 for task in tasks if is_live(task))
         n_kept = max(limit - n_live, 0 if n_live else 1)
-        ended = [task for task in tasks if not is_live(task) and roster.has_ended(task)]
+        ended = [
+            task
+            for task in tasks
+            if not is_live(task) and roster.has_ended(task) and not starts.may_run_unseen(roster, task)
+        ]
         for task in ended[: len(ended) - n_kept]:
             roster.delete(task)
 
@@ -48,6 +52,8 @@ def _delete_removed(roster: Roster, tasks: Iterable[Task]) -> None:
         is_kept = starts.may_run_unseen(roster, task) and not roster.service.removing  # Its slot's next one waits.
         if task.desired_state >= TaskState.REMOVE and is_over and not is_kept:
             roster.delete(task)
+        elif task.desired_state >= TaskState.REMOVE:
+            roster.put(task, look_at=starts.lease_end(roster, task) if is_kept else 0)
 
 
 def remove_service(roster: Roster) -> None:

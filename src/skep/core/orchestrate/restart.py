@@ -104,7 +104,7 @@ def _successor(roster: Roster, task: Task) -> Start:
     record = _record(roster, task)
     if task.status.state == TaskState.ORPHANED:
         if modes.is_at_most_one(roster.service):  # Nobody can tell that it has stopped but the clock.
-            ends_at = task.ended_at + starts.PARTITION_LEASE + modes.stop_grace(task.spec)
+            ends_at = starts.lease_end(roster, task)
             return Start(TaskState.READY, not_before=ends_at, rollout=task.rollout, restart=record)
         return Start(roster.goal, rollout=task.rollout, restart=record)
     policy = modes.restart_policy(task.spec)

@@ -278,7 +278,7 @@ class Roster:
     def moments(self) -> list[Nanoseconds]:
         """When this service has to be looked at again although nothing changes."""
         tasks = [task for slot in self.slots.values() for task in slot.values() if task.look_at]
-        return [*self.wakes, *(task.look_at for task in tasks if is_live(task))]
+        return [*self.wakes, *(task.look_at for task in tasks)]
 
     def changes(self) -> list[Change]:
         """Service first, then new tasks, then changed ones, then deletions: each prefix is a legal state."""

@@ -51,15 +51,19 @@ def patience_ends(roster: Roster, task: Task) -> Nanoseconds:
 
 
 def lease_end(roster: Roster, task: Task) -> Nanoseconds:
-    """When a task on a lost node has surely stopped itself."""
+    """When a task on a lost node has surely stopped itself; one whose node was removed may not have heard of it."""
     node = roster.node(task)
-    since = node.status.since if node is not None else roster.now
+    since = node.status.since if node is not None else task.ended_at or roster.now
     return since + PARTITION_LEASE + modes.stop_grace(task.spec)
 
 
 def may_run_unseen(roster: Roster, task: Task) -> bool:
-    """Whether an at-most-one task may still run on a node that is away, where its lease has not ended."""
-    if not modes.is_at_most_one(roster.service) or not is_active(task.status.state) or not roster.is_lost(task):
+    """Whether an at-most-one task may still run on a node that is away, where its lease has not ended.
+
+    ORPHANED says that nobody will report its end, not that it has ended.
+    """
+    may_run = is_active(task.status.state) or task.status.state == TaskState.ORPHANED
+    if not modes.is_at_most_one(roster.service) or not may_run or not roster.is_lost(task):
         return False
     return lease_end(roster, task) > roster.now
 
