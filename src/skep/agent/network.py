@@ -20,6 +20,8 @@ from skep.ports.dataplane import DataPlane, DataPlaneFailure, SandboxConfig, San
 from skep.ports.resolver import Asker, NameServer
 
 AUDIT_PERIOD = 10 * SECOND
+LONGEST_PAUSE = SECOND // 2
+"""Between tries at a kernel that refuses: once it takes rules again, this node must keep the drain limit again."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +64,7 @@ class Mesh:
 
     async def run(self) -> None:
         """Program every change until cancelled; compare kernel and intent now and then."""
-        pauses = BackOff(100 * MILLISECOND, 5 * SECOND)
+        pauses = BackOff(100 * MILLISECOND, LONGEST_PAUSE)
         while True:
             is_changed = await wait_event(self._is_changed, self._clock, AUDIT_PERIOD)
             try:
