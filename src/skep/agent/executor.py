@@ -3,6 +3,7 @@
 Edge: asyncio; drives the engine and, through `agent.preparation`, the rest of the node. `core.task_steps` decides; this
 module does the one thing decided, records what was reached before it tells anyone, and asks again. Killed at any
 point, the next daemon's executor goes on from the record, the engine and the sandbox (see `agent.adoption`).
+Long, because every step shares what is known of the one task.
 """
 
 import asyncio
@@ -276,12 +277,26 @@ class Executor:
         try:
             await self._insist(self._run_container)
         except Interrupted:
-            return
+            await self._find_out()  # What was tried last may have started it.
         except NoSuchContainer:
             self.observe(None)
         except (RuntimeFailure, OSError) as failure:
-            await self.look()  # The engine may have failed after its first process came up.
+            await self._find_out()  # The engine may have failed after its first process came up.
             self._see(refusal=str(failure))
+
+    async def _find_out(self) -> None:
+        """Look at the container until the engine answers: nothing is said of it before that is known."""
+        between = preparation.pauses()
+        while True:
+            try:
+                self.observe(await self._host.runtime.inspect(self.container_id))
+            except NoSuchContainer:
+                self.observe(None)
+            except RuntimeFailure as failure:
+                log.warning("it is not known whether a task has started", task=self.task.id, error=str(failure))
+                await self._host.clock.sleep(between.next())
+                continue
+            return
 
     async def _run_container(self) -> None:
         """Start the container unless an earlier try, whose answer was lost, has started it already."""
