@@ -6,10 +6,23 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests import factories
-from tests.agent.node import EPOCH, NodeUnderTest, a_running_node, assigned, the_cluster, until
+from tests.agent.node import (
+    EPOCH,
+    Failpoint,
+    Names,
+    NodeUnderTest,
+    Plane,
+    a_running_node,
+    assigned,
+    the_cluster,
+    until,
+)
 from tests.core.orchestrate.world import World, a_job, a_spec
 
+from skep.agent.assignments import AssignmentSet
+from skep.agent.network import Mesh
 from skep.core import observe
+from skep.core.dispatch import DRAIN_LIMIT
 from skep.lib.durations import SECOND
 from skep.manager.control.services import rolled_back
 from skep.model.assignment import Delta
@@ -19,6 +32,9 @@ from skep.model.service import Resources, RestartPolicy, Service, UpdateConfig, 
 from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
+from skep.ports.runtime import Container, ContainerState, EngineUnreachable
+from skep.sim.clock import SimClock
+from skep.sim.loop import SimLoop
 from skep.store.changes import Delete
 
 
@@ -128,6 +144,42 @@ def test_the_heir_of_an_at_most_one_task_waits_when_its_node_is_removed() -> Non
     assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
 
 
+def test_an_heir_that_was_already_waiting_waits_longer_when_the_old_tasks_node_is_removed() -> None:
+    """Seed 5006: the old task was being stopped when its node was removed, and counted as stopped from then on."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(labels=AT_MOST_ONE))
+    world.settle()
+    old = world.running()[0]
+    world.slow_stop.add(old.id)
+    world.drain(old.node_id)
+    for _ in range(4):
+        world.step()
+    (heir,) = world.live()
+    assert (heir.desired_state, heir.node_id != old.node_id) == (TaskState.READY, True)
+    node, removed_at = world.node(old.node_id), world.now
+    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
+
+
+def test_what_is_kept_of_an_at_most_one_task_for_its_lease_goes_with_it() -> None:
+    """Found beside seed 5006: nothing looked again at a removed slot's task that was kept until its lease had ended."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(replicas=2, labels=AT_MOST_ONE))
+    world.settle()
+    old = world.running()[0]
+    world.kill(old.node_id)
+    world.update(a_spec(replicas=0, labels=AT_MOST_ONE))
+    world.step()
+    assert [task.id for task in world.tasks()] == [old.id]
+    ends_at = world.node(old.node_id).status.since + 20 * SECOND
+    assert world.wake_at == ends_at
+    world.now = ends_at
+    world.step()
+    assert not world.tasks()
+
+
 def test_an_at_most_one_jobs_next_iteration_waits_for_the_one_before() -> None:
     """Seed 83: a job that was changed ran again beside its task that was still being stopped."""
     world = World()
@@ -232,3 +284,44 @@ async def test_a_node_says_hello_again_once_its_engine_answers(tmp_path: Path) -
     node.engine.down = False
     await asyncio.wait_for(waiting, 5)
     assert (await node.agent.hello()).description.resources.nano_cpus > 0
+
+
+def test_a_kernel_that_takes_rules_again_is_programmed_well_within_the_drain_limit(tmp_path: Path) -> None:
+    """Seeds 5032, 5071 and 5087: the node slept for seconds between its tries, and went on sending to what stopped."""
+    loop, plane = SimLoop(), Plane(Failpoint())
+    assignments = AssignmentSet(tmp_path / "assignments", "node1")
+    mesh = Mesh(assignments, plane, Names(), SimClock(loop))
+
+    async def live() -> int:
+        plane.failure = DataPlaneFailure("netlink: no buffer space available")
+        mesh.note(assignments.take(EPOCH, Delta(base=0, version=1, put=[the_cluster()])))
+        running = asyncio.ensure_future(mesh.run())
+        await loop.sleep(20 * SECOND)
+        plane.failure, healed_at = None, loop.now
+        await mesh.wait_applied(0)
+        running.cancel()
+        return loop.now - healed_at
+
+    assert loop.run(live()) < DRAIN_LIMIT // 2
+
+
+@pytest.mark.anyio
+async def test_a_task_told_to_stop_while_its_start_is_uncertain_is_stopped_first(tmp_path: Path) -> None:
+    """Found beside seed 5006: a start whose answer was lost counted as none, and the task as shut down while it ran."""
+    async with a_running_node(tmp_path) as node:
+        start = node.engine.run
+
+        async def lose_the_answer(container_id: str) -> Container:
+            await start(container_id)
+            node.engine.down = True
+            raise EngineUnreachable("the engine's socket was closed")
+
+        node.engine.run = lose_the_answer  # type: ignore[method-assign]  # an engine that goes away in the middle
+        await node.give(the_cluster(), assigned(), is_full=True)
+        await until(lambda: node.engine.down)
+        await node.give(assigned(desired=TaskState.SHUTDOWN, drained=True))
+        await asyncio.sleep(0.05)  # Long enough for saying what is not known.
+        assert TaskState.SHUTDOWN not in node.states()
+        node.engine.down = False
+        await node.reach(TaskState.SHUTDOWN)
+        assert node.engine.only().state is ContainerState.EXITED
