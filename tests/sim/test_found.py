@@ -1,7 +1,9 @@
 """What the simulator found, each shown by itself."""
 
 import asyncio
+import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -21,8 +23,10 @@ from tests.core.orchestrate.world import World, a_job, a_spec
 
 from skep.agent.assignments import AssignmentSet
 from skep.agent.network import Mesh
-from skep.core import observe
+from skep.core import allocate, observe
+from skep.core.allocate import Ledger
 from skep.core.dispatch import DRAIN_LIMIT
+from skep.core.plan import Dirty
 from skep.lib.durations import SECOND
 from skep.manager.control.services import rolled_back
 from skep.model.assignment import Delta
@@ -33,8 +37,10 @@ from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import Container, ContainerState, EngineUnreachable
+from skep.sim import convergence
 from skep.sim.clock import SimClock
 from skep.sim.loop import SimLoop
+from skep.sim.workload import Workload
 from skep.store.changes import Delete
 
 
@@ -325,3 +331,23 @@ async def test_a_task_told_to_stop_while_its_start_is_uncertain_is_stopped_first
         node.engine.down = False
         await node.reach(TaskState.SHUTDOWN)
         assert node.engine.only().state is ContainerState.EXITED
+
+
+def test_a_task_without_an_address_is_waited_for_only_while_none_is_free() -> None:
+    """Seed 5092: a swarm at rest with a full network counted as restless; that one task waits, and says why, is right.
+
+    Its users give the service up now, as they do where no node fits; a number that is free and not given is a failure.
+    """
+    network = factories.a_network("net", subnet="10.9.0.0/29", vni=4096)
+    service = factories.a_service(networks=["net"])
+    state = factories.a_state(factories.a_cluster(), network, service)
+    factories.put(state, *(factories.a_task(f"t{n}", service=service) for n in range(6)))
+    factories.commit(state, allocate.reconcile(state, Dirty.everything(state), Ledger.of(state), 1))
+    n_placed = sum(1 for task in state.tasks.values() if task.status.state == TaskState.PENDING)
+    assert n_placed == 4
+    assert convergence.unnumbered(state, 2) == []
+    workload = Workload(SimpleNamespace(stored=state), random.Random(1), asyncio.sleep)
+    assert workload._is_waiting(service)
+    placed = next(task for task in state.tasks.values() if task.status.state == TaskState.PENDING)
+    state.apply([Delete("task", placed.id, placed.version)], state.revision + 1)
+    assert len(convergence.unnumbered(state, 3)) == 1

@@ -161,6 +161,15 @@ def overlooked(state: State, now: Nanoseconds) -> Iterator[str]:
             yield f"task {task.name} waits and could be placed"
 
 
+def unnumbered(state: State, now: Nanoseconds) -> list[str]:
+    """Names of tasks that wait for numbers although there are some; freed ones are held back for a while, though."""
+    if not any(task.status.state == TaskState.NEW and task.status.err for task in state.tasks.values()):
+        return []
+    plan = allocate.reconcile(state, Dirty.everything(state), Ledger.of(state), now)
+    tasks = [change.value for change in plan.changes if isinstance(change, Put)]
+    return [task.name for task in tasks if isinstance(task, Task) and task.status.state == TaskState.PENDING]
+
+
 def unrest(state: State, now: Nanoseconds) -> Iterator[str]:
     """What a new leader would still change."""
     ledger, inventory = Ledger.of(state), Inventory.of(state)

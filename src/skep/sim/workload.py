@@ -352,7 +352,7 @@ class Workload:
         """Make everything such that it can come to rest; returns whether nothing was left to do.
 
         Args:
-            is_late: Give up services of which a task has found no node.
+            is_late: Give up services of which a task has found no node, or no address.
         """
         is_done = True
         for node in list(self._world.stored.nodes.values()):
@@ -367,7 +367,7 @@ class Workload:
 
     def _is_waiting(self, service: Service) -> bool:
         tasks = self._world.stored.tasks.where("service", service.id)
-        return any(task.status.state == TaskState.PENDING and task.status.err for task in tasks)
+        return any(task.status.state in (TaskState.NEW, TaskState.PENDING) and task.status.err for task in tasks)
 
     async def clear(self) -> bool:
         """Remove every service; returns whether none is left that was not being removed."""

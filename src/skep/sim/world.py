@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from skep.core.allocate.pools import COOL_DOWN
 from skep.core.orchestrate import modes
 from skep.lib.ids import new_id
 from skep.manager.control.cluster import Founding, first_objects
@@ -45,7 +46,9 @@ from skep.store.state import State
 
 REST_LIMIT = 400 * SECOND
 PENDING_LIMIT = 60 * SECOND
-"""How long tasks without a fitting node are looked on, once all is well."""
+"""How long tasks without a fitting node, or without an address, are looked on, once all is well."""
+NUMBER_LIMIT = COOL_DOWN + 5 * SECOND
+"""How long a task may lack a number although nobody holds it."""
 CLEAR_LIMIT = 90 * SECOND
 SLOWEST_COMMIT = 2 * SECOND
 SHORTEST_SILENCE = 58 * SECOND // 10
@@ -131,6 +134,7 @@ class World:
         self._disturbed: dict[str, tuple[int, int]] = {}
         self._launched: dict[str, str] = {}
         self._deleted: set[tuple[str, str]] = set()
+        self._unnumbered: dict[str, int] = {}
         self._n_machines = 0
         self._outside = Process(self.loop, "world")
         self._is_failed = asyncio.Event()
@@ -373,6 +377,7 @@ class World:
                 for complaint in found[:5]:
                     self.failed(f"not at rest after {REST_LIMIT // SECOND} s: {complaint}")
                 return
+            self._check_numbers()
             is_late = self.loop.now - healed_at > PENDING_LIMIT
             if is_late:
                 for complaint in convergence.overlooked(self.stored, self.manager.ground.clock.now()):
@@ -385,6 +390,14 @@ class World:
         if self.manager.daemon is not None:
             for complaint in convergence.ledger_complaints(self.manager.daemon.leader._ledger, self.stored):
                 self.failed(complaint)
+
+    def _check_numbers(self) -> None:
+        """A task that waits for a number gets one that is free, once that has cooled down."""
+        waiting = convergence.unnumbered(self.stored, self.manager.ground.clock.now())
+        self._unnumbered = {name: self._unnumbered.get(name, self.loop.now) for name in waiting}
+        for name, since in self._unnumbered.items():
+            if self.loop.now - since > NUMBER_LIMIT:
+                self.failed(f"task {name} waits for a number and there is one")
 
     async def _complaints(self) -> list[str]:
         is_new = self._n_machines - len(self.machines)

@@ -247,7 +247,7 @@ class TestTasks:
         placed = [task for task in it.state.tasks.values() if task.status.state == TaskState.PENDING]
         assert len(placed) == 4  # Six hosts, less the gateway and the virtual IP.
         waiting = next(task for task in it.state.tasks.values() if task.status.state == TaskState.NEW)
-        assert waiting.status.err.startswith('no address is left in network "net" (10.9.0.0/29): ')
+        assert waiting.status.err.startswith('no address is left in network "net" (10.9.0.0/29): 5 can be given out')
         it.put(with_status(placed[0], state=COMPLETE))
         assert it.plan.wake_at == it.now + COOL_DOWN
         it.now += COOL_DOWN - 1

@@ -18,6 +18,8 @@ COOL_DOWN = 10 * SECOND
 class Pool:
     """Who holds which number.
 
+    Attributes:
+        size: How many numbers there are to be given out.
     Args:
         domain: Inclusive ranges from which numbers are chosen; a number outside can still be held if asked for by name.
         reserved: Numbers never chosen.
@@ -30,6 +32,7 @@ class Pool:
         self._freed: dict[int, None] = {}
         self._cooling: dict[int, Nanoseconds] = {}  # Ready-again moments, ascending: they are added as time goes on.
         self._cursor = 0
+        self.size = self._n_untaken()
 
     def hold(self, number: int, holder: str) -> None:
         """Record that `holder` has the number; a number that somebody holds stays with them."""
@@ -68,16 +71,15 @@ class Pool:
     def free_count(self, now: Nanoseconds) -> int:
         """How many numbers `choose` could give out now."""
         self._settle(now)
-        return self.size - sum(self._taken.count(first, last) for first, last in self.domain)
-
-    @property
-    def size(self) -> int:
-        return sum(last - first + 1 for first, last in self.domain)
+        return self._n_untaken()
 
     def ready_at(self, now: Nanoseconds) -> Nanoseconds | None:
         """When the next number has cooled down; None if none is cooling."""
         self._settle(now)
         return next(iter(self._cooling.values()), None)
+
+    def _n_untaken(self) -> int:
+        return sum(last - first + 1 - self._taken.count(first, last) for first, last in self.domain)
 
     def _first_gap(self, start: int) -> int | None:
         for first, last in self.domain:
