@@ -87,7 +87,7 @@ def service_status(value: Service, view: View) -> Document:
         if is_job:  # The CLI adds those that completed to this.
             wanted += task.desired_state <= TaskState.COMPLETE and task.status.state != TaskState.COMPLETE
         else:
-            wanted += task.desired_state <= TaskState.RUNNING
+            wanted += task.desired_state <= TaskState.RUNNING and not task.yielding
     if mode.replicated_job is not None:
         wanted = mode.replicated_job.max_concurrent or 1
     elif mode.global_ is None and mode.global_job is None:

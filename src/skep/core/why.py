@@ -109,6 +109,8 @@ def _turn(view: View, task: Task) -> str:
     """A task that is held back, with what became of the one before it."""
     siblings = [each for each in view.tasks.where("service", task.service_id) if _is_earlier(view, each, task)]
     last = max(siblings, key=lambda each: each.ordinal, default=None)
+    if last is not None and last.yielding and task.status.state < TaskState.READY:
+        return f"it is {task.status.state.label}: {task.status.message}; task {last.id} serves until it is prepared"
     if last is not None and not is_terminal(last.status.state):
         return f"it waits until task {last.id} has stopped"
     before = f"; the one before it: {_end(last)}" if last is not None else ""

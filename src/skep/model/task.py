@@ -65,6 +65,7 @@ class Task(Object, frozen=True, kw_only=True):
         started_at, ended_at: When the manager saw it RUNNING and ended; 0 if it did not.
         rollout: The spec version of the rolling update that made it; 0 if none did.
         move: Why it is to be moved elsewhere, such as a rebalance; empty to stay.
+        yielding: It makes way once its successor is prepared: until then it serves, but counts for no spread.
         home: The node its slot's local volumes are on: it goes nowhere else; empty for any (`skep.volume=sticky`).
         look_at: When the orchestrator looks at it again even if nothing changes; 0 for never.
     """
@@ -91,6 +92,7 @@ class Task(Object, frozen=True, kw_only=True):
     move: str = ""
     look_at: Nanoseconds = 0
     home: str = ""
+    yielding: bool = False
 
     @property
     def name(self) -> str:

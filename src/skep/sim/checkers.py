@@ -170,7 +170,9 @@ class StateChecker:
             self._fail(f"node {node.description.hostname} has a host-mode port twice, with task {task.name}")
         limit = task.spec.placement.max_replicas if task.spec.placement else 0
         same = [
-            each for each in tasks if each.service_id == task.service_id and each.desired_state <= TaskState.RUNNING
+            each
+            for each in tasks
+            if each.service_id == task.service_id and each.desired_state <= TaskState.RUNNING and not each.yielding
         ]
         if limit and len(same) > limit:
             self._fail(f"node {node.description.hostname} has more than {limit} tasks of {task.service_name}")

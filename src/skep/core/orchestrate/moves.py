@@ -25,6 +25,8 @@ def settle(roster: Roster) -> None:
                 roster.stop(task)
         elif len(working) > 1:
             _settle_slot(roster, working)
+        elif working and (roster.is_wanted(working[0]) or _is_given_up(roster, key)):
+            roster.put(working[0], yielding=False)  # Nobody comes for whom it would make way.
 
 
 def _settle_slot(roster: Roster, working: list[Task]) -> None:
@@ -48,6 +50,8 @@ def _settle_slot(roster: Roster, working: list[Task]) -> None:
 
 
 def _keep(roster: Roster, kept: Task, working: list[Task]) -> None:
+    if roster.is_wanted(kept):
+        roster.put(kept, yielding=False)
     for task in working:
         if task.id != kept.id:
             roster.stop(task)
@@ -57,6 +61,10 @@ def _wait_for_heir(roster: Roster, task: Task, heir: Task) -> None:
     """Decide whether a task that is to go still has to stay until its successor is ready."""
     if roster.is_lost(task):
         return  # Should its node return first, it is adopted.
+    if task.yielding and roster.is_ready(task):
+        if _can_take_over(roster, heir):
+            roster.stop(task)
+        return
     if modes.is_at_most_one(roster.service) or not roster.is_ready(task):
         roster.stop(task)
         return
@@ -71,6 +79,13 @@ def _wait_for_heir(roster: Roster, task: Task, heir: Task) -> None:
     else:
         roster.stop(task)
         roster.notes.append(f"task {task.id} leaves without a ready replacement: {reason}")
+
+
+def _can_take_over(roster: Roster, heir: Task) -> bool:
+    """Whether a held successor is prepared, or cannot be as long as the earlier task is where it is."""
+    if heir.status.state >= TaskState.ASSIGNED:
+        return heir.status.state >= TaskState.READY and heir.not_before <= roster.now
+    return bool(heir.status.err) or roster.now >= starts.patience_ends(roster, heir)
 
 
 def replace(roster: Roster) -> None:

@@ -80,6 +80,7 @@ class Roster:
             and task.desired_state == TaskState.RUNNING
             and task.status.state <= TaskState.RUNNING
             and not task.move
+            and not task.yielding
             and not task.look_at
             and sound[task.node_id]
             and not self.is_dirty(task)

@@ -68,11 +68,20 @@ def may_run_unseen(roster: Roster, task: Task) -> bool:
     return lease_end(roster, task) > roster.now
 
 
+def _makes_way(roster: Roster, task: Task) -> bool:
+    """Whether a task still serves that is to stop before its successor starts."""
+    return task.yielding and is_live(task) and not roster.has_ended(task) and not roster.is_lost(task)
+
+
 def _hindrances(roster: Roster, task: Task) -> Iterator[Nanoseconds]:
     """What keeps a task from being raised, as the moments it ends by itself; 0 for never."""
     if task.not_before > roster.now:
         yield task.not_before
-    earlier = [old for old in roster.tasks(roster.key(task)) if old.ordinal < task.ordinal and not is_live(old)]
+    before = [old for old in roster.tasks(roster.key(task)) if old.ordinal < task.ordinal]
+    if any(_makes_way(roster, old) for old in before):
+        yield 0
+        return
+    earlier = [old for old in before if old.yielding or not is_live(old)]
     stopping = [old for old in earlier if roster.is_stopping(old)]
     yield from (lease_end(roster, old) for old in earlier if may_run_unseen(roster, old))
     if not stopping:
@@ -81,6 +90,7 @@ def _hindrances(roster: Roster, task: Task) -> Iterator[Nanoseconds]:
         yield 0
         return
     grace = max(modes.stop_grace(old.spec) for old in stopping)
-    deadline = task.created_at + max(STOP_LIMIT, grace + STOP_MARGIN)
+    since = max(old.updated_at if old.yielding else task.created_at for old in stopping)  # Yielding, it began later.
+    deadline = since + max(STOP_LIMIT, grace + STOP_MARGIN)
     if deadline > roster.now:
         yield deadline

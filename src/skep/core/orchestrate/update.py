@@ -192,15 +192,20 @@ def _complete_when_watched(roster: Roster, rollout: Rollout) -> None:
 
 
 def _replace_slot(roster: Roster, key: SlotKey) -> None:
-    """Create a slot's new task, and stop the old one first unless it may serve until the new one is ready."""
+    """Create a slot's new task. The old one serves until that is ready, or, stop-first, prepared: its image is here."""
     version = roster.service.spec_version
     old = roster.live(key)
     is_serving = any(roster.is_ready(task) for task in old)
     is_start_first = roster.update_config.order == UpdateOrder.START_FIRST and is_serving
     if is_start_first and not modes.is_at_most_one(roster.service):
+        for task in old:
+            roster.put(task, yielding=False)
         roster.create(key, Start(roster.goal, rollout=version))
         return
     lease = max((handover(roster, task).not_before for task in old if roster.is_lost(task)), default=0)
     roster.create(key, Start(TaskState.READY, not_before=lease, rollout=version))
     for task in old:
-        roster.stop(task)
+        if roster.is_ready(task):
+            roster.put(task, yielding=True)
+        else:
+            roster.stop(task)

@@ -20,7 +20,7 @@ MAX_FAILURES = 5
 
 def is_counted(task: Task) -> bool:
     """Whether a task shall go on, and so counts when tasks are spread."""
-    return task.desired_state <= TaskState.COMPLETE
+    return task.desired_state <= TaskState.COMPLETE and not task.yielding
 
 
 class Site:
