@@ -19,11 +19,19 @@ class Authorities:
     authority: CertificateAuthority = field(default_factory=lambda: CertificateAuthority.create(time.time_ns()))
 
     def make(
-        self, node_id: str, role: Role = Role.WORKER, *, life_s: float = 3600, cluster_id: str | None = None
+        self,
+        node_id: str,
+        role: Role = Role.WORKER,
+        *,
+        life_s: float = 3600,
+        cluster_id: str | None = None,
+        address: str = "",
     ) -> Credentials:
         request = new_key_request()
         holder = Identity(node_id=node_id, role=role, cluster_id=cluster_id or self.cluster_id)
-        issued = self.authority.issue(request.csr, holder, now=time.time_ns(), lifetime=int(life_s * 1e9))
+        issued = self.authority.issue(
+            request.csr, holder, now=time.time_ns(), lifetime=int(life_s * 1e9), address=address
+        )
         return accept_issued(request, issued)
 
     def operator(self, name: str, *, life_s: float = 3600, cluster_id: str | None = None) -> Credentials:

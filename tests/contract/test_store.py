@@ -1,11 +1,15 @@
 """What every adapter of the store port keeps to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.etcd_members import Members, running
 
+from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
 from skep.edge.sqlite import SqliteStore
 from skep.ports.store import (
@@ -24,9 +28,35 @@ from skep.ports.store import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else await SqliteStore.open(tmp_path / "store.db")
+_clusters = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Members]]:
+    """etcd of several kinds, each started when first asked for: an external one by URL, and those managers run."""
+    with ExitStack() as stack:
+        started: dict[str, Members] = {}
+
+        def members(kind: str) -> Members:
+            if kind not in started:
+                directory = tmp_path_factory.mktemp(kind)
+                n_members = 3 if kind == "etcd-3" else 1
+                started[kind] = stack.enter_context(running(directory, n_members, is_plain=kind == "etcd-external"))
+            return started[kind]
+
+        yield members
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd-external", "etcd-1", "etcd-3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, etcd: Callable[[str], Members]) -> AsyncIterator[Store]:
+    opened: Store
+    match request.param:
+        case "memory":
+            opened = MemoryStore()
+        case "sqlite":
+            opened = await SqliteStore.open(tmp_path / "store.db")
+        case kind:
+            opened = await EtcdStore.open(etcd(kind).target(), f"cluster-{next(_clusters)}", "m0")
     yield opened
     await opened.close()
 

@@ -29,6 +29,7 @@ from skep.ports.store import (
     StaleVersion,
     Store,
     StoreDamaged,
+    StoreLocked,
     StoreUnavailable,
     Write,
 )
@@ -166,7 +167,7 @@ class Replica:
             raise OutOfDate(OUT_OF_SEQUENCE) from error
         except StoreUnavailable as error:
             raise NoQuorum(f"The swarm cannot store changes at present: {error}") from error
-        except StoreDamaged as error:
+        except (StoreDamaged, StoreLocked) as error:
             raise Unavailable(f"The swarm cannot store changes: {error}") from error
         finally:
             del self._commits[commit]

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-MAX_OPERATIONS = 128
+MAX_OPERATIONS = 120
+"""etcd takes 128, and counts comparisons as it counts writes: the rest is for the lease and for receipts."""
 MAX_BYTES = 1_500_000
 
 
@@ -35,6 +36,13 @@ class Compacted(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or cannot write at present (no quorum, disk full): try again."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The store went away amid a transaction, which may or may not be written; the watch tells if it is.
+
+    Later transactions of the same store wait until it is known, so that nothing builds on a state without it.
+    """
 
 
 class StoreLocked(StoreError):
@@ -88,6 +96,8 @@ class RowEvent:
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
+    """All of one revision. One without events says only that the store has come so far."""
+
     revision: int
     events: Sequence[RowEvent]
 
@@ -107,6 +117,8 @@ class Store(Protocol):
             The new revision. When this returns, a power cut does not lose it.
         Raises:
             StaleVersion, LeaseLost, StoreUnavailable: nothing was written.
+            OutcomeUnknown: perhaps it was; never with a lease, because a leader must know before it decides again.
+            StoreLocked: another daemon of the same name has taken the store over.
             ValueError: `check_legal` refuses it.
         """
         ...
