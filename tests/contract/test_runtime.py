@@ -413,8 +413,10 @@ async def test_after_a_power_cut_nothing_runs(place: Place, runtime: Runtime, is
     waiting = await runtime.create(a_config(place, "exit 0"))
     pid = (await runtime.inspect(container_id)).pid
     await place.abandon(runtime)
-    kill(*place.service_pids(), parent_of(pid), pid)
-    await wait_process(pid)
+    doomed = [*place.service_pids(), parent_of(pid), pid]
+    kill(*doomed)
+    for each in doomed:
+        await wait_process(each)
     if is_run_dir_wiped:
         place.wipe_run_dir()
     fresh = place.open()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from skep.edge import engine_configuration, machine
-from skep.edge.engine_configuration import EngineSettings
+from skep.edge import machine
+from skep.edge.engine_program import EngineSettings
 from skep.edge.machine import Machine
+from skep.edge.podman import configuration
 
 COMPLETE = Machine(
     cgroups="v2",
@@ -40,9 +41,9 @@ def test_what_is_missing_is_said(changes: dict[str, object], sentence: str, sett
     lacking = dataclasses.replace(COMPLETE, **changes)  # type: ignore[arg-type]  # fields by name
     assert len(lacking.problems()) == 1
     assert sentence in lacking.problems()[0]
-    text = engine_configuration.containers_conf(lacking, SETTINGS)
+    text = configuration.containers_conf(lacking, SETTINGS)
     assert setting in text
-    assert not setting or setting not in engine_configuration.containers_conf(COMPLETE, SETTINGS)
+    assert not setting or setting not in configuration.containers_conf(COMPLETE, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +53,15 @@ def test_what_is_missing_is_said(changes: dict[str, object], sentence: str, sett
 def test_the_cgroup_manager(has_systemd: bool, cgroup_parent: str, expected: str) -> None:
     settings = dataclasses.replace(SETTINGS, cgroup_parent=cgroup_parent)
     found = dataclasses.replace(COMPLETE, has_systemd=has_systemd)
-    assert f"--cgroup-manager={expected}" in engine_configuration.podman_arguments(found, settings)
+    assert f"--cgroup-manager={expected}" in configuration.podman_arguments(found, settings)
 
 
 def test_a_long_run_directory_gets_a_short_name() -> None:
-    assert str(SETTINGS.run_root) == "/run/skep/engine/storage"
+    assert str(configuration.run_root(SETTINGS)) == "/run/skep/engine/storage"
     long = dataclasses.replace(SETTINGS, run_dir=Path("/home/somebody/with/a/long/name/lab/node1/run/engine"))
-    assert len(str(long.run_root)) <= engine_configuration.RUN_ROOT_LIMIT
+    assert len(str(configuration.run_root(long))) <= configuration.RUN_ROOT_LIMIT
     other = dataclasses.replace(SETTINGS, run_dir=Path("/home/somebody/with/a/long/name/lab/node2/run/engine"))
-    assert long.run_root != other.run_root
+    assert configuration.run_root(long) != configuration.run_root(other)
 
 
 def test_this_machine_can_be_probed(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Keep a private `podman system service` alive on its own root.
+"""Keep a private engine's service alive on its own root.
 
-Edge: child processes, pid and socket files. Containers hang on their conmons, not on the service: it may die and be
-started again at any time. A service that outlived a killed daemon is adopted if it runs the very same configuration.
+Edge: child processes, pid and socket files. Containers hang on their own supervisors (conmon, containerd's shims), not
+on the service: it may die and be started again at any time. A service that outlived a killed daemon is adopted if it
+runs the very same configuration.
 """
 
 import asyncio
@@ -13,8 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from skep.edge import engine_configuration, machine
-from skep.edge.engine_configuration import ALIASES, EngineSettings
+from skep.edge.engine_program import ALIASES, EngineProgram
 from skep.edge.exitwatch import wait_process
 from skep.ports.runtime import EngineUnreachable
 
@@ -32,11 +32,10 @@ KEPT_ENVIRONMENT = ("PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy
 
 
 class EngineService:
-    """One supervised podman service."""
+    """One supervised service of an engine."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self.settings = settings
-        self.machine = machine.probe(settings.root)
+    def __init__(self, program: EngineProgram) -> None:
+        self.program = program
         self._ready = asyncio.Event()
         self._pid = 0
         self._child: subprocess.Popen[bytes] | None = None
@@ -62,9 +61,9 @@ class EngineService:
                 self._spawn()
                 if not await self._wait_answer():
                     await self._discard()
-                    raise EngineUnreachable(f"podman's service does not start: {self._failure}")
+                    raise EngineUnreachable(f"{self.program.name} does not start: {self._failure}")
             self._ready.set()
-            self._supervisor = asyncio.create_task(self._supervise(), name="podman service")
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"{self.program.name} service")
         await self.wait_ready(START_LIMIT_S)
 
     async def wait_ready(self, timeout_s: float) -> None:
@@ -78,7 +77,7 @@ class EngineService:
                 await self._ready.wait()
         except TimeoutError as error:
             raise EngineUnreachable(
-                f"podman's service does not answer: {self._failure or 'no reason given'}"
+                f"{self.program.name} does not answer: {self._failure or 'no reason given'}"
             ) from error
 
     async def detach(self) -> None:
@@ -100,33 +99,28 @@ class EngineService:
 
     @property
     def _pid_file(self) -> Path:
-        return self.settings.run_dir / "service.pid"
+        return self.program.run_dir / "service.pid"
 
     @property
     def _log_file(self) -> Path:
-        return self.settings.run_dir / "service.log"
+        return self.program.run_dir / "service.log"
 
     def _check(self) -> None:
-        if not (self.machine.podman_path and self.machine.conmon_path and self.machine.runtime):
-            raise EngineUnreachable("podman is not complete here: install the packages podman, conmon and runc")
-        if len(os.fsencode(self.settings.socket)) > SOCKET_PATH_LIMIT:
+        if self.program.problem:
+            raise EngineUnreachable(self.program.problem)
+        if len(os.fsencode(self.program.socket)) > SOCKET_PATH_LIMIT:
             raise EngineUnreachable(
-                f"{self.settings.socket} is too long for a socket's path: choose a shorter run directory"
+                f"{self.program.socket} is too long for a socket's path: choose a shorter run directory"
             )
 
     def _write_configuration(self) -> bool:
-        """Write both files; returns whether they and the command were so already."""
-        settings = self.settings
-        for folder in (settings.root / "tmp", settings.run_dir):
+        """Write the files; returns whether they and the command were so already."""
+        program = self.program
+        for folder in (*program.folders, program.run_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._link_alias()
-        texts = {
-            settings.run_dir / "containers.conf": engine_configuration.containers_conf(self.machine, settings),
-            settings.run_dir / "storage.conf": engine_configuration.storage_conf(settings),
-            settings.run_dir / "service.command": "\0".join(self._command()),
-        }
         is_same = True
-        for path, text in texts.items():
+        for path, text in {**program.files, program.run_dir / "service.command": "\0".join(program.command)}.items():
             if not path.exists() or path.read_text() != text:
                 is_same = False
                 path.write_text(text)
@@ -134,34 +128,26 @@ class EngineService:
 
     def _link_alias(self) -> None:
         """Give a long run directory its short name, and drop names of directories that are gone."""
-        alias = self.settings.run_root.parent
-        if alias == self.settings.run_dir:
+        alias = self.program.alias
+        if alias is None:
             return
         alias.parent.mkdir(mode=0o700, exist_ok=True)
         drop_stale_aliases()
         with suppress(FileExistsError):
-            alias.symlink_to(self.settings.run_dir)
-
-    def _command(self) -> list[str]:
-        arguments = engine_configuration.podman_arguments(self.machine, self.settings)
-        return [self.machine.podman_path, *arguments, "system", "service", "--time=0", f"unix://{self.settings.socket}"]
+            alias.symlink_to(self.program.run_dir)
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-        # Nothing else: systemd's LISTEN_FDS or NOTIFY_SOCKET would make podman behave as if it were the unit itself.
-        return kept | {
-            "HOME": str(Path("~root").expanduser()),
-            "CONTAINERS_CONF": str(self.settings.run_dir / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(self.settings.run_dir / "storage.conf"),
-        }
+        # Nothing else: systemd's LISTEN_FDS or NOTIFY_SOCKET would make an engine behave as if it were the unit itself.
+        return {**kept, "HOME": str(Path("~root").expanduser()), **self.program.environment}
 
     def _spawn(self) -> None:
         with suppress(FileNotFoundError):
-            self.settings.socket.unlink()
+            self.program.socket.unlink()
         with self._log_file.open("wb") as output:
             # A session of its own, so that the terminal's or the daemon's signals do not reach it.
             self._child = subprocess.Popen(
-                self._command(),
+                self.program.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -187,7 +173,7 @@ class EngineService:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return 0
-        return pid if os.fsencode(f"unix://{self.settings.socket}") in command.split(b"\0") else 0
+        return pid if os.fsencode(f"unix://{self.program.socket}") in command.split(b"\0") else 0
 
     async def _end_predecessor(self) -> None:
         pid = self._predecessor()
@@ -263,9 +249,9 @@ class EngineService:
     async def _ping(self) -> bool:
         try:
             async with asyncio.timeout(PING_LIMIT_S):
-                reader, writer = await asyncio.open_unix_connection(self.settings.socket)
+                reader, writer = await asyncio.open_unix_connection(self.program.socket)
                 try:
-                    writer.write(b"GET /_ping HTTP/1.0\r\nHost: podman\r\n\r\n")
+                    writer.write(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
                     await writer.drain()
                     return b" 200 " in await reader.readline()
                 finally:

@@ -11,6 +11,23 @@ from typing import Any
 from skep.model.service import Limits, Mount
 from skep.ports.runtime import ContainerRejected, FileMount
 
+# Docker's own set; distributions of podman differ from it and from one another.
+CAPABILITIES = (
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+)
 CPU_PERIOD_US = 100_000
 SECOND = 1_000_000_000
 Json = dict[str, Any]

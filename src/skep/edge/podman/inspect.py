@@ -1,13 +1,12 @@
 """Read what podman says of containers.
 
-Pure: JSON to values. Source: podman 4.3, `GET /libpod/containers/json` and `GET /libpod/containers/{id}/json`.
+Pure: JSON to values. Source: podman 4.3, `GET /libpod/containers/{id}/json`.
 """
 
 import msgspec
 
+from skep.edge.engine_containers import State, moment
 from skep.edge.oci_state import UNSEEN_END, UNSEEN_EXIT_CODE
-from skep.lib import timestamps
-from skep.model.base import Nanoseconds
 from skep.ports.runtime import Container, ContainerState
 
 STATES = {
@@ -21,17 +20,6 @@ STATES = {
     "exited": ContainerState.EXITED,
     "removing": ContainerState.EXITED,
 }
-
-
-class _State(msgspec.Struct, rename="pascal"):
-    status: str
-    pid: int = 0
-    conmon_pid: int = 0
-    exit_code: int = 0
-    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
-    started_at: str = timestamps.ZERO
-    finished_at: str = timestamps.ZERO
-    error: str = ""
 
 
 class _Config(msgspec.Struct, rename="pascal"):
@@ -53,7 +41,7 @@ class Inspection(msgspec.Struct, rename="pascal"):
     id: str
     name: str
     image: str
-    state: _State
+    state: State
     config: _Config
     host_config: _HostConfig
 
@@ -66,7 +54,7 @@ class Inspection(msgspec.Struct, rename="pascal"):
     def _was_forgotten(self) -> bool:
         """After a reboot podman calls what ran before `created`; only its start time tells."""
         status = STATES.get(self.state.status, ContainerState.EXITED)
-        return status is ContainerState.CREATED and _moment(self.state.started_at) > 0
+        return status is ContainerState.CREATED and moment(self.state.started_at) > 0
 
     @property
     def log_path(self) -> str:
@@ -75,7 +63,7 @@ class Inspection(msgspec.Struct, rename="pascal"):
     def container(self) -> Container:
         """As the port's noun, without the health check."""
         is_exited = self.status is ContainerState.EXITED
-        started_at = _moment(self.state.started_at)
+        started_at = moment(self.state.started_at)
         return Container(
             id=self.id,
             name=self.name,
@@ -85,7 +73,7 @@ class Inspection(msgspec.Struct, rename="pascal"):
             exit_code=self._exit_code() if is_exited else None,
             is_oom_killed=is_exited and self.state.oom_killed,
             started_at=started_at,
-            finished_at=(_moment(self.state.finished_at) or started_at) if is_exited else 0,
+            finished_at=(moment(self.state.finished_at) or started_at) if is_exited else 0,
             error=UNSEEN_END if self._was_forgotten else self.state.error,
         )
 
@@ -94,20 +82,5 @@ class Inspection(msgspec.Struct, rename="pascal"):
         return self.state.exit_code if was_seen else UNSEEN_EXIT_CODE
 
 
-class Listed(msgspec.Struct, rename="pascal"):
-    """What a list says of one container."""
-
-    id: str
-    state: str
-
-
 def read_inspection(body: bytes) -> Inspection:
     return msgspec.json.decode(body, type=Inspection)
-
-
-def read_list(body: bytes) -> list[Listed]:
-    return msgspec.json.decode(body, type=list[Listed] | None) or []
-
-
-def _moment(text: str) -> Nanoseconds:
-    return max(timestamps.parse_rfc3339(text), 0)

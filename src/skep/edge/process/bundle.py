@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skep.edge import oci_values
-from skep.edge.engine_configuration import CAPABILITIES
-from skep.edge.oci_values import Json
+from skep.edge.oci_values import CAPABILITIES, Json
 from skep.model.service import Mount
 from skep.ports.runtime import ContainerConfig, ContainerRejected
 

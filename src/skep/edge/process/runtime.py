@@ -9,7 +9,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,8 @@ import msgspec
 
 import skep
 from skep.edge import crilog, machine, oci_exec, oci_values
-from skep.edge.exitwatch import ExitWatch, wait_process
+from skep.edge.endings import Endings
+from skep.edge.exitwatch import ExitWatch
 from skep.edge.mount_sources import check_bind_sources
 from skep.edge.podman.images import image_candidates
 from skep.edge.process.bundle import Ground, write_bundle
@@ -43,10 +43,6 @@ from skep.ports.runtime import (
 )
 
 TASK_LABEL = "com.docker.swarm.task.id"
-SETTLE_LIMIT_S = 5.0
-SETTLE_INTERVAL_S = 0.01
-KILL_LIMIT_S = 10.0
-WAIT_START_S = 0.25
 SECOND = 1_000_000_000
 NO_WALL = (
     "this node runs plain programs of its own file system instead of images (the process driver): use it for labs and "
@@ -64,7 +60,8 @@ class ProcessRuntime:
         self._records = Records(self._root, self._run_dir)
         self._machine = machine.probe(self._root)
         self._launcher = Launcher(self._machine.conmon_path, self._machine.runtime_path, self._records.runtime_root)
-        self._watch = ExitWatch(self._settle)
+        self._endings = Endings(self._look, _send)
+        self._watch = ExitWatch(self._endings.settle)
         self._changing: dict[str, asyncio.Lock] = {}
 
     @property
@@ -148,16 +145,7 @@ class ProcessRuntime:
 
     async def stop(self, container_id: str, *, grace: Nanoseconds) -> None:
         record = self._need(container_id)
-        container = self._records.observe(record)
-        if container.state is not ContainerState.RUNNING:
-            return
-        _signal(container.pid, record.stop_signal)
-        try:
-            async with asyncio.timeout(grace / SECOND):
-                await wait_process(container.pid)
-        except TimeoutError:
-            await self._kill(container)
-        await self._settle(container_id)
+        await self._endings.stop(self._records.observe(record), record.stop_signal, grace)
 
     async def remove(self, container_id: str) -> None:
         async with self._changing.setdefault(container_id, asyncio.Lock()):
@@ -165,8 +153,8 @@ class ProcessRuntime:
             if record is not None:
                 container = self._records.observe(record)
                 if container.state is ContainerState.RUNNING:
-                    await self._kill(container)
-                    await self._settle(container_id)
+                    await self._endings.kill(container)
+                    await self._endings.settle(container_id)
                 await self._launcher.delete(record.id)
                 self._records.drop(record)
                 for name in record.anonymous_volumes:
@@ -180,7 +168,7 @@ class ProcessRuntime:
         record = self._need(container_id)
 
         async def wait_end() -> None:
-            await self._wait_exited(record)
+            await self._endings.wait_exited(record.id)
 
         async for entry in crilog.read_log(self._records.places(record.id).log, options, wait_end):
             yield entry
@@ -240,39 +228,12 @@ class ProcessRuntime:
         places.started.write_text(str(time.time_ns()))
         await self._launcher.let_go(record.id)
 
-    async def _kill(self, container: Container) -> None:
-        _signal(container.pid, signal.SIGKILL)
-        try:
-            async with asyncio.timeout(KILL_LIMIT_S):
-                await wait_process(container.pid)
-        except TimeoutError as error:
-            raise RuntimeFailure(
-                f"container {container.name} did not die of SIGKILL in {KILL_LIMIT_S:.0f} s: its process "
-                f"{container.pid} hangs in the kernel"
-            ) from error
-
-    async def _settle(self, container_id: str) -> None:
-        """Wait until conmon has written the exit code."""
-        with suppress(TimeoutError, NoSuchContainer):
-            async with asyncio.timeout(SETTLE_LIMIT_S):
-                container = self._records.observe(self._need(container_id))
-                while container.state is ContainerState.RUNNING:
-                    await asyncio.sleep(SETTLE_INTERVAL_S)
-                    container = self._records.observe(self._need(container_id))
-
-    async def _wait_exited(self, record: Record) -> None:
-        while self._records.get(record.id) is not None:
-            container = self._records.observe(record)
-            match container.state:
-                case ContainerState.EXITED:
-                    return
-                case ContainerState.RUNNING if container.pid:
-                    await wait_process(container.pid)
-            await asyncio.sleep(SETTLE_INTERVAL_S if container.pid else WAIT_START_S)
+    async def _look(self, container_id: str) -> Container:
+        return self._records.observe(self._need(container_id))
 
 
-def _signal(pid: int, number: int) -> None:
-    """Signal a process whose identity was checked just now; no error if it is gone."""
-    if pid:
+async def _send(container: Container, number: int) -> None:
+    """Signal a process whose identity was checked just now."""
+    if container.pid:
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(container.pid, number)

@@ -5,69 +5,58 @@ another podman of this host is stated here, because several nodes may live on on
 network definitions and the OCI runtime's own state.
 """
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from skep.edge.engine_program import EngineProgram, EngineSettings
 from skep.edge.machine import Machine
+from skep.edge.oci_values import CAPABILITIES
 
-# Docker's own set; distributions of podman differ from it and from one another.
-CAPABILITIES = (
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-)
 # As Docker sets them in every namespace it makes.
 SYSCTLS = ("net.ipv4.ping_group_range=0 2147483647", "net.ipv4.ip_unprivileged_port_start=0")
 RUN_ROOT_LIMIT = 50
-ALIASES = Path("/run/skep-engines")  # Links to run directories whose own names are too long.
 EXEC_LEFTOVER_S = 2  # How long conmon stays after `docker exec` ended; podman's own default is 300.
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Where a private engine lives.
+def socket(settings: EngineSettings) -> Path:
+    return settings.run_dir / "podman.sock"
 
-    Attributes:
-        root: Images, containers and volumes; must survive a reboot.
-        run_dir: Sockets, locks and process state; must not survive a reboot. Short, for the socket's sake.
-        cgroup_parent: Such as `/skep-x/node1`; empty leaves it to the engine.
-        image_stores: Read-only image stores shared with others.
-    """
 
-    root: Path
-    run_dir: Path
-    cgroup_parent: str = ""
-    image_stores: Sequence[Path] = ()
+def run_root(settings: EngineSettings) -> Path:
+    """Podman's own place for process state, under a short name: it refuses more than 50 characters."""
+    return settings.short_path("storage", RUN_ROOT_LIMIT)
 
-    @property
-    def socket(self) -> Path:
-        return self.run_dir / "podman.sock"
 
-    @property
-    def run_root(self) -> Path:
-        """Podman's own place for process state, under a short name: it refuses more than 50 characters."""
-        plain = self.run_dir / "storage"
-        if len(str(plain)) <= RUN_ROOT_LIMIT:
-            return plain
-        return ALIASES / hashlib.sha256(str(self.run_dir).encode()).hexdigest()[:16] / "storage"
+def runtime_root(settings: EngineSettings) -> Path:
+    """Where the OCI runtime keeps its state."""
+    return settings.run_dir / "oci"
 
-    @property
-    def runtime_root(self) -> Path:
-        """Where the OCI runtime keeps its state."""
-        return self.run_dir / "oci"
+
+def podman_program(machine: Machine, settings: EngineSettings) -> EngineProgram:
+    """The service as it is run on this machine."""
+    is_complete = machine.podman_path and machine.conmon_path and machine.runtime
+    files = {
+        settings.run_dir / "containers.conf": containers_conf(machine, settings),
+        settings.run_dir / "storage.conf": storage_conf(settings),
+    }
+    alias = run_root(settings).parent
+    return EngineProgram(
+        name="podman",
+        command=[
+            machine.podman_path,
+            *podman_arguments(machine, settings),
+            *("system", "service", "--time=0", f"unix://{socket(settings)}"),
+        ],
+        run_dir=settings.run_dir,
+        socket=socket(settings),
+        environment={
+            "CONTAINERS_CONF": str(settings.run_dir / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(settings.run_dir / "storage.conf"),
+        },
+        files=files,
+        folders=(settings.root / "tmp",),
+        alias=alias if alias != settings.run_dir else None,
+        problem="" if is_complete else "podman is not complete here: install the packages podman, conmon and runc",
+    )
 
 
 def cgroup_manager(machine: Machine, settings: EngineSettings) -> str:
@@ -113,7 +102,7 @@ def storage_conf(settings: EngineSettings) -> str:
     return f"""\
 [storage]
 driver = "overlay"
-runroot = {_quoted(settings.run_root)}
+runroot = {_quoted(run_root(settings))}
 graphroot = {_quoted(settings.root / "storage")}
 """
 
@@ -122,12 +111,12 @@ def podman_arguments(machine: Machine, settings: EngineSettings) -> list[str]:
     """Global arguments of every podman command on this root."""
     return [
         f"--root={settings.root / 'storage'}",
-        f"--runroot={settings.run_root}",
+        f"--runroot={run_root(settings)}",
         f"--tmpdir={settings.run_dir / 'libpod'}",
         f"--network-config-dir={settings.root / 'networks'}",
         f"--volumepath={settings.root / 'volumes'}",
         f"--runtime={machine.runtime_path}",
-        f"--runtime-flag=root={settings.runtime_root}",
+        f"--runtime-flag=root={runtime_root(settings)}",
         f"--cgroup-manager={cgroup_manager(machine, settings)}",
         "--events-backend=file",
         *_storage_arguments(machine, settings),

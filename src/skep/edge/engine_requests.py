@@ -1,12 +1,12 @@
-"""Requests to podman's own REST API (libpod) on its unix socket.
+"""Requests to a private engine's REST API on its unix socket.
 
 Edge: aiohttp. While the service is being started again, requests wait for it and are sent once more: every one we
-send may be repeated without harm. Source: podman 4 and 5, `/libpod` routes.
+send may be repeated without harm. Podman's own API and Docker's report failures alike.
 """
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -16,7 +16,6 @@ from skep.edge.engine_service import EngineService
 from skep.model.codec import MALFORMED
 from skep.ports.runtime import EngineUnreachable
 
-PREFIX = "http://podman/v4.0.0/libpod"  # The oldest version we speak; podman 5 still serves it.
 REQUEST_LIMIT_S = 120.0
 RESTART_LIMIT_S = 10.0
 ATTEMPTS = 3
@@ -31,11 +30,11 @@ class _Failure(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. Attributes: body: as sent. release: podman's, where it says so (`_ping` does)."""
+    """A response. Attributes: body, headers: as sent."""
 
     status: int
     body: bytes
-    release: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_ok(self) -> bool:
@@ -43,8 +42,8 @@ class Answer:
 
     @property
     def failure(self) -> str:
-        """Podman's sentence about what went wrong."""
-        text = self.body.decode(errors="replace").strip() or f"podman answered {self.status}"
+        """The engine's sentence about what went wrong."""
+        text = self.body.decode(errors="replace").strip() or f"the engine answered {self.status}"
         try:
             failure = msgspec.json.decode(self.body, type=_Failure)
         except MALFORMED:
@@ -52,11 +51,13 @@ class Answer:
         return failure.message or failure.cause or failure.error or text
 
 
-class PodmanClient:
+class EngineRequests:
     """A connection pool to one service."""
 
-    def __init__(self, service: EngineService) -> None:
+    def __init__(self, service: EngineService, prefix: str) -> None:
+        """Args: prefix: what every path begins with, such as `/v1.41`."""
         self._service = service
+        self.prefix = prefix
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -76,11 +77,12 @@ class PodmanClient:
         """Send one request, again if the service went away.
 
         Args:
-            path: Below `/libpod`, already quoted.
+            path: Below the prefix, already quoted. body: bytes are sent as they are, all else as JSON.
         Raises:
             EngineUnreachable: No answer; whether it was carried out is unknown.
         """
-        content = msgspec.json.encode(body) if body is not None else None
+        content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        name = self._service.program.name
         sent = {"Content-Type": "application/json", **(headers or {})}
         last: Exception | None = None
         for attempt in range(ATTEMPTS):
@@ -89,23 +91,21 @@ class PodmanClient:
             await self._service.wait_ready(RESTART_LIMIT_S)
             try:
                 async with self._open().request(
-                    method, PREFIX + path, params=query, data=content, headers=sent
+                    method, f"http://engine{self.prefix}{path}", params=query, data=content, headers=sent
                 ) as response:
-                    return Answer(
-                        response.status, await response.read(), response.headers.get("Libpod-API-Version", "")
-                    )
+                    return Answer(response.status, await response.read(), response.headers)
             except TimeoutError as error:
                 raise EngineUnreachable(
-                    f"podman gave no answer to {method} {path} in {REQUEST_LIMIT_S:.0f} s"
+                    f"{name} gave no answer to {method} {path} in {REQUEST_LIMIT_S:.0f} s"
                 ) from error
             except (aiohttp.ClientError, OSError) as error:
                 last = error
-        raise EngineUnreachable(f"podman does not answer: {last}") from last
+        raise EngineUnreachable(f"{name} does not answer: {last}") from last
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._service.settings.socket), limit=CONNECTIONS),
+                connector=aiohttp.UnixConnector(str(self._service.program.socket), limit=CONNECTIONS),
                 timeout=aiohttp.ClientTimeout(total=REQUEST_LIMIT_S),
             )
         return self._session
