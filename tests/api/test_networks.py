@@ -142,6 +142,7 @@ async def test_a_node_without_containers(api: Api) -> None:
         ("/containers/x/json", "No such container: x"),
         ("/images/a/x/json", "No such image: a/x"),
         ("/volumes/x", "get x: no such volume"),
+        ("/plugins/x/json", 'plugin "x" not found'),
     ):  # `docker inspect NAME` asks for one kind after the other, as long as the answer is 404.
         answer = await api.ask("GET", path)
         assert (answer.status, answer.message) == (404, sentence)

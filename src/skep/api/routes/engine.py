@@ -41,12 +41,18 @@ async def plugins(call: Call) -> web.StreamResponse:
     return call.reply(_EMPTY["/plugins"])
 
 
+async def inspect_plugin(call: Call) -> web.StreamResponse:
+    """GET /plugins/{name}/json: there is none, which ends `docker inspect`'s search through all kinds."""
+    raise NotFound(f'plugin "{call.params["name"]}" not found')
+
+
 _METHODS: Final = ("GET", "POST", "PUT", "DELETE", "HEAD")
 _PREFIXES: Final = ("images", "volumes", "plugins")
 
 ROUTES: Final = (
     Route("GET", "/images/json", list_or_nothing, ENGINE),
     Route("GET", "/plugins", plugins, ENGINE),
+    Route("GET", "/plugins/{name...}/json", inspect_plugin, ENGINE),
     Route("GET", "/images/{name...}/json", inspect_image, ENGINE),
     *(Route(method, f"/{prefix}/{{rest...}}", relay, ENGINE, UNLIMITED) for prefix in _PREFIXES for method in _METHODS),
     Route("POST", "/commit", relay, ENGINE, UNLIMITED),
