@@ -69,6 +69,7 @@ class Engine:
     def __init__(self, failpoint: Failpoint) -> None:
         self._failpoint = failpoint
         self.images = {"web"}
+        self.pulls: list[tuple[str, str]] = []
         self.containers: dict[str, Container] = {}
         self.configs: dict[str, ContainerConfig] = {}
         self.starts: list[str] = []
@@ -101,6 +102,7 @@ class Engine:
 
     async def ensure_image(self, image: str, *, registry_auth: str = "") -> str:
         self._check()
+        self.pulls.append((image, registry_auth))
         if image not in self.images:
             raise ImageMissing(f"No such image: {image}")
         return f"sha256:{image}"

@@ -29,6 +29,7 @@ from skep.model.node import (
     Role,
     TLSInfo,
 )
+from skep.model.registry import NO_AUTH, AuthSource
 from skep.model.service import (
     Endpoint,
     EndpointSpec,
@@ -211,11 +212,11 @@ class FakeControl:
         template = msgspec.structs.replace(spec.task_template, networks=attachments or None)
         return msgspec.structs.replace(spec, task_template=template, mode=mode)
 
-    async def create_service(self, spec: ServiceSpec, *, registry_auth: str = "") -> Service:
+    async def create_service(self, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH) -> Service:
         spec = self._checked(spec)
         if self.state.services.where("name", spec.name):
             raise Conflict(f"name conflicts with an existing object: service {spec.name} already exists")
-        self.registry_auth = registry_auth
+        self.registry_auth = auth.header
         service = Service(id=self.new_id(spec.name), spec=spec, spec_version=1, endpoint=self._endpoint(spec))
         self.commit(Put(service))
         self._reconcile(service)
@@ -233,7 +234,7 @@ class FakeControl:
         return Endpoint(spec=spec.endpoint_spec or EndpointSpec(), ports=ports or None, virtual_ips=addresses or None)
 
     async def update_service(
-        self, reference: str, version: int, spec: ServiceSpec, *, registry_auth: str = "", is_rollback: bool = False
+        self, reference: str, version: int, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH, is_rollback: bool = False
     ) -> Service:
         service = self.find_service(reference)
         if service.version != version:

@@ -41,7 +41,8 @@ from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import TaskState
 from skep.model.network import IPAM, IPAMConfig, NetworkAttachmentConfig, NetworkSpec
 from skep.model.node import Availability, NodeSpec, NodeState, Role, TLSInfo
-from skep.model.secret import ConfigSpec, Sealed, SecretSpec
+from skep.model.sealed import Sealed
+from skep.model.secret import ConfigSpec, SecretSpec
 from skep.model.service import (
     ConfigReference,
     ContainerSpec,

@@ -19,7 +19,7 @@ from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.network import NetworkAttachmentConfig, NetworkSpec
 from skep.model.node import Availability, Node, NodeDescription, NodeSpec, NodeState, Role, TLSInfo
-from skep.model.secret import Sealed
+from skep.model.sealed import Sealed
 from skep.model.service import ContainerSpec, EndpointSpec, Replicated, Resources, ServiceMode, ServiceSpec, TaskSpec
 from skep.model.session import Hello, TaskReport
 from skep.model.task import Task, TaskStatus

@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from skep.agent import container as containers
-from skep.agent import private_files
+from skep.agent import images, private_files
 from skep.agent.host import Host
 from skep.agent.waiting import BackOff, unless
 from skep.core import templates
@@ -43,7 +43,7 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
     spec = templates.expand_container(task.spec.container_spec or ContainerSpec(), task, host.node)
     containers.check(spec)
     _check_host_ports(host, task)
-    await unless(stop_wanted, host.runtime.ensure_image(spec.image))
+    await unless(stop_wanted, images.have(host, task, spec.image))
     await unless(stop_wanted, _wait_networks(host, version))
     sandbox = await host.plane.prepare(host.mesh.sandbox_of(task))
     await host.names.open(host.mesh.asker_of(task))

@@ -16,6 +16,7 @@ from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.registry import NO_AUTH, AuthSource
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.session import ManagerAddress
@@ -92,10 +93,10 @@ class Control(Protocol):
     def find_network(self, reference: str) -> Network: ...
     def cluster(self) -> Cluster: ...
 
-    async def create_service(self, spec: ServiceSpec, *, registry_auth: str = "") -> Service: ...
+    async def create_service(self, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH) -> Service: ...
 
     async def update_service(
-        self, reference: str, version: int, spec: ServiceSpec, *, registry_auth: str = "", is_rollback: bool = False
+        self, reference: str, version: int, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH, is_rollback: bool = False
     ) -> Service:
         """Replace a service's spec, or swap it with the previous one.
 

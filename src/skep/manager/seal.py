@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from skep.model.errors import Unauthenticated
-from skep.model.secret import Sealed
+from skep.model.sealed import Sealed
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12

@@ -1,4 +1,4 @@
-"""Gives a node the secrets and configs of the tasks it is told to run, and no others.
+"""Gives a node the secrets, configs and registry credentials of the tasks it is told to run, and no others.
 
 Edge: opens sealed values under the cluster's data key; otherwise a function of the state. A value is opened for one
 answer and kept nowhere.
@@ -9,9 +9,10 @@ from typing import Protocol
 
 from skep.core.dispatch.items import is_present, is_wanted
 from skep.model.errors import NotFound, SkepError
-from skep.model.secret import Sealed
-from skep.model.service import ContainerSpec
+from skep.model.sealed import Sealed
+from skep.model.service import ContainerSpec, registry_auth_purpose
 from skep.model.session import FileKind, FileSent, FileWanted
+from skep.model.task import Task
 from skep.store.state import View
 
 
@@ -44,6 +45,8 @@ class Shelf:
         missing = NotFound(f"{wanted.kind} {wanted.file_id} not found")
         if task is None or task.node_id != node_id or not (is_present(task) and is_wanted(task)):
             raise missing
+        if wanted.kind is FileKind.REGISTRY_AUTH:
+            return self._registry_auth(view, task, wanted)
         if wanted.file_id not in _used(task.spec.container_spec, wanted.kind):
             raise missing
         if wanted.kind is FileKind.SECRET:
@@ -58,6 +61,14 @@ class Shelf:
                 raise missing
             plain, driver = config.data, config.spec.templating
         return FileSent(wanted=wanted, payload=plain, templating=driver.name if driver else "")
+
+    def _registry_auth(self, view: View, task: Task, wanted: FileWanted) -> FileSent:
+        """The credentials as they are now, whenever the task was made."""
+        service = view.services.get(task.service_id)
+        if service is None or service.id != wanted.file_id or service.registry_auth is None:
+            raise NotFound(f"service {wanted.file_id} has no registry credentials")
+        plain = self._opener.open(service.registry_auth, registry_auth_purpose(service.id))
+        return FileSent(wanted=wanted, payload=plain)
 
 
 def _used(spec: ContainerSpec | None, kind: FileKind) -> Iterable[str]:

@@ -4,7 +4,7 @@ Pure. Source: Docker API 1.51, definitions SwarmSpec, ClusterInfo.
 """
 
 from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, present_labels
-from skep.model.secret import Sealed
+from skep.model.sealed import Sealed
 from skep.model.service import SECOND, LogDriver
 
 DAY = 86_400 * SECOND

@@ -3,7 +3,8 @@
 Pure. Source: Docker API 1.51, definitions SecretSpec, ConfigSpec.
 """
 
-from skep.model.base import Labels, Object, Record, Wire, present_labels
+from skep.model.base import Labels, Object, Wire, present_labels
+from skep.model.sealed import Sealed
 from skep.model.service import DriverConfig
 
 VERSION_OF = "skep.version-of"
@@ -25,14 +26,6 @@ class ConfigSpec(Wire, frozen=True, kw_only=True):
     labels: Labels = present_labels()
     data: str = ""
     templating: DriverConfig | None = None
-
-
-class Sealed(Record, frozen=True, kw_only=True):
-    """A value under AES-GCM. Attributes: key_id: which data key; nonce: 12 bytes; box: ciphertext and tag."""
-
-    key_id: str
-    nonce: bytes
-    box: bytes
 
 
 class Secret(Object, frozen=True, kw_only=True):

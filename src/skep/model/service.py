@@ -8,6 +8,7 @@ import enum
 
 from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, present_labels
 from skep.model.network import NetworkAttachmentConfig
+from skep.model.sealed import Sealed
 
 SECOND = 1_000_000_000
 
@@ -412,6 +413,8 @@ class Service(Object, frozen=True, kw_only=True):
         reasons: Why it cannot be allocated or placed as a whole; shown to users.
         removing: Its tasks are being stopped; the object goes with the last of them.
         rollout: The newest rolling update, also after its end; only the orchestrator writes it.
+        registry_auth: X-Registry-Auth for the nodes that pull its image, sealed under `registry_auth_purpose`;
+            previous_registry_auth: that of `previous_spec`.
     """
 
     spec: ServiceSpec
@@ -424,3 +427,10 @@ class Service(Object, frozen=True, kw_only=True):
     reasons: list[str] = []
     removing: bool = False
     rollout: Rollout | None = None
+    registry_auth: Sealed | None = None
+    previous_registry_auth: Sealed | None = None
+
+
+def registry_auth_purpose(service_id: str) -> str:
+    """What a service's registry credentials are sealed for."""
+    return f"service/{service_id}/registry-auth"

@@ -60,10 +60,15 @@ class Applied(Record, frozen=True, kw_only=True, tag="applied"):
 class FileKind(enum.StrEnum):
     SECRET = "secret"  # noqa: S105  # the word, not one
     CONFIG = "config"
+    REGISTRY_AUTH = "registry_auth"
 
 
 class FileWanted(Record, frozen=True, kw_only=True, tag="file_wanted"):
-    """The node prepares a task that uses this secret or config and has to have its value; answered by `FileSent`."""
+    """The node prepares a task that uses this secret or config and has to have its value; answered by `FileSent`.
+
+    Attributes:
+        file_id: For registry credentials the id of the task's service.
+    """
 
     task_id: str
     kind: FileKind
@@ -107,7 +112,7 @@ class ReportStored(Record, frozen=True, kw_only=True, tag="report_stored"):
 
 
 class FileSent(Record, frozen=True, kw_only=True, tag="file_sent"):
-    """The value of a secret or config, for a task of this node that uses it.
+    """The value of a secret or config, or its service's registry credentials, for a task of this node that uses it.
 
     Attributes:
         templating: Name of the template driver; empty for none. error: why there is no value; empty if there is.

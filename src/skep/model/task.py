@@ -66,6 +66,7 @@ class Task(Object, frozen=True, kw_only=True):
         rollout: The spec version of the rolling update that made it; 0 if none did.
         move: Why it is to be moved elsewhere, such as a rebalance; empty to stay.
         yielding: It makes way once its successor is prepared: until then it serves, but counts for no spread.
+        has_registry_auth: Its node is to ask for its service's registry credentials before it pulls the image.
         home: The node its slot's local volumes are on: it goes nowhere else; empty for any (`skep.volume=sticky`).
         look_at: When the orchestrator looks at it again even if nothing changes; 0 for never.
     """
@@ -93,6 +94,7 @@ class Task(Object, frozen=True, kw_only=True):
     look_at: Nanoseconds = 0
     home: str = ""
     yielding: bool = False
+    has_registry_auth: bool = False
 
     @property
     def name(self) -> str:

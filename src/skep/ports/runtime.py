@@ -171,12 +171,18 @@ class Runtime(Protocol):
     async def facts(self) -> EngineFacts: ...
 
     async def ensure_image(self, image: str, *, registry_auth: str = "") -> str:
-        """Have the image here, pulling it if need be.
+        """Have the image here, as its registry has it now.
 
+        A name with a digest, or an id, is pulled only where it is missing. A tag is asked for every time, because it
+        may mean another image by now; where the registry is out of reach, refuses or has none, the one here will do.
+
+        Args:
+            registry_auth: The value of X-Registry-Auth; empty for none.
         Returns:
             The engine's id of it.
         Raises:
-            ImageMissing, EngineUnreachable.
+            ImageMissing: Not here, and why it cannot be pulled and what to do. EngineUnreachable.
+        Source: moby/daemon/cluster/executor/container (adapter.pullImage, controller.Prepare).
         """
         ...
 

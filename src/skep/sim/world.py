@@ -27,7 +27,7 @@ from skep.model.cluster import Authority, JoinTokens
 from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import is_terminal
 from skep.model.node import Node, NodeState, Role
-from skep.model.secret import Sealed
+from skep.model.sealed import Sealed
 from skep.model.session import TaskReport
 from skep.ports.dataplane import SandboxConfig
 from skep.ports.store import RowBatch

@@ -14,6 +14,7 @@ from skep.api.filters import Filters
 from skep.api.routes import logs
 from skep.api.wire import Document
 from skep.model.errors import InvalidSpec
+from skep.model.registry import AuthSource
 from skep.model.service import Service, ServiceSpec
 
 MODES: Final = ("replicated", "global", "replicated-job", "global-job")
@@ -40,7 +41,7 @@ async def create(call: Call) -> web.StreamResponse:
     """POST /services/create."""
     control = call.control
     spec = await call.json(ServiceSpec)
-    service = await control.create_service(spec, registry_auth=call.request.headers.get("X-Registry-Auth", ""))
+    service = await control.create_service(spec, auth=AuthSource(_auth_header(call)))
     return call.reply({"ID": service.id, "Warnings": list(service.reasons) or None}, 201)
 
 
@@ -62,7 +63,7 @@ async def update(call: Call) -> web.StreamResponse:
         call.params["id"],
         version,
         spec,
-        registry_auth=call.request.headers.get("X-Registry-Auth", ""),
+        auth=AuthSource(_auth_header(call), call.text("registryAuthFrom")),
         is_rollback=rollback == "previous",
     )
     return call.reply({"Warnings": list(service.reasons) or None})
@@ -72,6 +73,10 @@ async def remove(call: Call) -> web.StreamResponse:
     """DELETE /services/{id}."""
     await call.control.remove_service(call.params["id"])
     return call.done()
+
+
+def _auth_header(call: Call) -> str:
+    return call.request.headers.get("X-Registry-Auth", "")
 
 
 def _is_wanted(service: Service, wanted: Filters) -> bool:

@@ -204,6 +204,7 @@ class Roster:
             restart=start.restart,
             rollout=start.rollout,
             home=self._home(earlier),
+            has_registry_auth=self.service.registry_auth is not None,
         )
         if earlier or start.desired_state != TaskState.RUNNING:
             self.restless.add(key)

@@ -84,6 +84,8 @@ def _roll_back(roster: Roster, message: str) -> None:
         spec_version=service.spec_version + 1,
         previous_spec=None,
         previous_spec_version=0,
+        registry_auth=service.previous_registry_auth or service.registry_auth,
+        previous_registry_auth=None,
     )
     _set_status(roster, "rollback_started", message)
 

@@ -27,7 +27,7 @@ from skep.model.errors import InvalidSpec, Unavailable, Unsupported
 from skep.model.identity import new_token, new_unlock_key
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Availability, ManagerStatus, Node, NodeSpec, NodeStatus, Role
-from skep.model.secret import Sealed
+from skep.model.sealed import Sealed
 from skep.store.changes import Change, Put
 from skep.store.state import View
 

@@ -25,6 +25,7 @@ from skep.model.errors import Unavailable
 from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
 from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.registry import NO_AUTH, AuthSource
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
 from skep.model.task import Task
@@ -76,7 +77,7 @@ class SwarmControl:
         writes = Writes(replica, surroundings.clock, surroundings.dice)
         self._replica = replica
         self._surroundings = surroundings
-        self._services = Services(writes)
+        self._services = Services(writes, surroundings.sealer)
         self._networks = Networks(writes, replica.watch)
         self._nodes = Nodes(writes)
         self._settings = ClusterSettings(writes, surroundings.sealer)
@@ -121,15 +122,15 @@ class SwarmControl:
 
     # --- services ----------------------------------------------------------------
 
-    async def create_service(self, spec: ServiceSpec, *, registry_auth: str = "") -> Service:
-        return await self._services.create(spec)
+    async def create_service(self, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH) -> Service:
+        return await self._services.create(spec, auth)
 
     async def update_service(
-        self, reference: str, version: int, spec: ServiceSpec, *, registry_auth: str = "", is_rollback: bool = False
+        self, reference: str, version: int, spec: ServiceSpec, *, auth: AuthSource = NO_AUTH, is_rollback: bool = False
     ) -> Service:
         if is_rollback:
-            return await self._services.roll_back(reference, version)
-        return await self._services.update(reference, version, spec)
+            return await self._services.roll_back(reference, version, auth)
+        return await self._services.update(reference, version, spec, auth)
 
     async def remove_service(self, reference: str) -> None:
         await self._services.remove(reference)

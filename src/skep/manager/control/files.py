@@ -16,7 +16,8 @@ from skep.manager.control.checks import check_file_name
 from skep.manager.control.find import find_config, find_secret
 from skep.manager.control.writes import Writes
 from skep.model.errors import Conflict, InUse, InvalidSpec, Unsupported
-from skep.model.secret import Config, ConfigSpec, Sealed, Secret, SecretSpec
+from skep.model.sealed import Sealed
+from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service
 from skep.store.changes import Change, Delete, Put
 from skep.store.state import View
