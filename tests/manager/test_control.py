@@ -26,6 +26,7 @@ from skep.model.cluster import (
     JoinTokens,
     OrchestrationConfig,
     SwarmSpec,
+    TaskDefaults,
 )
 from skep.model.errors import (
     Conflict,
@@ -52,6 +53,7 @@ from skep.model.service import (
     Global,
     Healthcheck,
     Limits,
+    LogDriver,
     Mount,
     Placement,
     PublishMode,
@@ -181,6 +183,18 @@ WRONG_SPECS = [
         InvalidSpec,
         "Number of replicas must be non-negative",
         id="negative replicas",
+    ),
+    pytest.param(
+        a_spec(mode=ServiceMode(replicated=Replicated(replicas=2**31))),
+        InvalidSpec,
+        "Number of replicas must be at most 100000, not 2147483648",
+        id="impossible replicas",
+    ),
+    pytest.param(
+        a_spec(mode=ServiceMode(replicated_job=ReplicatedJob(max_concurrent=1, total_completions=100_001))),
+        InvalidSpec,
+        "Total completed jobs must be at most 100000, not 100001",
+        id="impossible job",
     ),
     pytest.param(
         a_spec(mode=ServiceMode(replicated_job=ReplicatedJob()), update_config=UpdateConfig()),
@@ -652,6 +666,12 @@ async def test_managers_are_locked_under_a_key_that_rotates_and_goes() -> None:
             SwarmSpec(dispatcher=DispatcherConfig(heartbeat_period=-1)), InvalidSpec, "negative duration", id="beat"
         ),
         pytest.param(SwarmSpec(ca_config=CAConfig(force_rotate=1)), Unsupported, "rotating the root", id="rotate-root"),
+        pytest.param(
+            SwarmSpec(task_defaults=TaskDefaults(log_driver=LogDriver(name="syslog"))),
+            Unsupported,
+            "syslog as the log driver of all tasks is not possible",
+            id="log driver",
+        ),
     ],
 )
 async def test_wrong_settings_are_refused(spec: SwarmSpec, refusal: type[SkepError], words: str) -> None:

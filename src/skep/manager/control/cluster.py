@@ -32,6 +32,7 @@ from skep.store.changes import Change, Put
 from skep.store.state import View
 
 NAME: Final = "default"
+LOG_DRIVER: Final = "json-file"
 UNLOCK_PURPOSE: Final = "unlock-key"
 MIN_CERTIFICATE_LIFE: Final = HOUR
 DEFAULTS: Final = SwarmSpec(
@@ -161,6 +162,11 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
         raise Unsupported("bringing an own root certificate is not possible yet; the swarm makes its own")
     if new.ca_config.force_rotate != old.ca_config.force_rotate and new.ca_config.force_rotate:
         raise Unsupported("rotating the root certificate is not possible yet")
+    if (driver := new.task_defaults.log_driver) and driver.name not in ("", LOG_DRIVER):
+        raise Unsupported(
+            f"{driver.name} as the log driver of all tasks is not possible: the nodes' engines log as {LOG_DRIVER}; "
+            "leave TaskDefaults.LogDriver out"
+        )
     if new.dispatcher.heartbeat_period < 0:
         raise InvalidSpec("heartbeat time period cannot be a negative duration")
     if (new.orchestration.task_history_retention_limit or 0) < 0:

@@ -26,6 +26,9 @@ from skep.model.service import (
 from skep.store.state import View
 
 LOCAL_NETWORKS: Final = ("bridge", "host", "none")
+MAX_TASKS: Final = 100_000
+"""How many tasks one service may ask for. A manager holds every one in memory and in its database, and makes about
+3,000 a second: what is beyond is a slip of the keyboard, and would keep a manager from all else for minutes."""
 
 
 def checked_service(view: View, spec: ServiceSpec, service_id: str = "") -> ServiceSpec:
@@ -106,11 +109,22 @@ def _checked_mode(mode: ServiceMode) -> ServiceMode:
             raise InvalidSpec("Maximum concurrent jobs must not be negative")
         if total < 0:
             raise InvalidSpec("Total completed jobs must not be negative")
+        _check_amount("Maximum concurrent jobs", at_once)
+        _check_amount("Total completed jobs", total)
         return ServiceMode(replicated_job=ReplicatedJob(max_concurrent=at_once, total_completions=total))
     replicas = mode.replicated.replicas if mode.replicated else None
     if replicas is not None and replicas < 0:
         raise InvalidSpec("Number of replicas must be non-negative")
+    _check_amount("Number of replicas", replicas or 0)
     return ServiceMode(replicated=Replicated(replicas=1 if replicas is None else replicas))
+
+
+def _check_amount(name: str, amount: int) -> None:
+    if amount > MAX_TASKS:
+        raise InvalidSpec(
+            f"{name} must be at most {MAX_TASKS}, not {amount}: a manager holds every task of a service; "
+            "ask for fewer, or spread them over several services"
+        )
 
 
 # --- task template ---------------------------------------------------------------
