@@ -1,12 +1,13 @@
 """Options of `service create` and `update` to Docker's JSON."""
 
+import json
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from skep.cli import parse, service_spec
+from skep.cli import parse, service_lists, service_spec
 from skep.cli.main import COMMANDS, main
 
 
@@ -48,11 +49,19 @@ def test_mount_without_target_is_refused() -> None:
 
 
 def options(**given: Any) -> dict[str, Any]:
-    lists = ("env", "mount", "network", "constraint", "placement_pref", "publish", "label", "container_label")
-    changes = ("env", "constraint", "label", "mount", "network", "publish")
-    blank: dict[str, Any] = dict.fromkeys(lists, ())
-    blank |= {f"{name}_{verb}": () for name in changes for verb in ("add", "rm")}
-    return {**blank, "name": None, "mode": "replicated", "image": None, "args": None, "force": False, **given}
+    return {"name": None, "mode": "replicated", "image": None, "args": None, "force": False, **given}
+
+
+def lookup(kind: str, name: str) -> str:
+    return f"id-of-{name}"
+
+
+def new_spec(**given: Any) -> dict[str, Any]:
+    return service_spec.new_spec("nginx:1", (), options(**given), lookup)
+
+
+def changed(spec: dict[str, Any], **given: Any) -> dict[str, Any]:
+    return service_spec.changed_spec(spec, options(**given), lookup)
 
 
 def test_create_puts_each_option_in_its_place() -> None:
@@ -60,6 +69,7 @@ def test_create_puts_each_option_in_its_place() -> None:
         "nginx",
         ("-g", "daemon off;"),
         options(name="web", replicas=3, limit_memory=64 << 20, publish=("8080:80",), constraint=("node.role==worker",)),
+        lookup,
     )
     task = spec["TaskTemplate"]
     assert spec["Mode"] == {"Replicated": {"Replicas": 3}}
@@ -71,18 +81,103 @@ def test_create_puts_each_option_in_its_place() -> None:
 
 def test_replicas_of_a_global_service_are_refused() -> None:
     with pytest.raises(parse.BadNotation, match="replicated or replicated-job mode"):
-        service_spec.new_spec("nginx", (), options(mode="global", replicas=2))
+        new_spec(mode="global", replicas=2)
 
 
 def test_update_changes_only_what_is_named() -> None:
-    spec = service_spec.new_spec("nginx:1", (), options(name="web", env=("A=1", "B=2"), publish=("80:80",)))
-    changed = service_spec.changed_spec(
-        spec, options(image="nginx:2", env_add=("A=9",), env_rm=("B",), publish_add=("81:81",), publish_rm=("80",))
-    )
-    assert changed["TaskTemplate"]["ContainerSpec"]["Image"] == "nginx:2"
-    assert changed["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=9"]
-    assert [port["TargetPort"] for port in changed["EndpointSpec"]["Ports"]] == [81]
-    assert changed["Mode"] == {"Replicated": {"Replicas": 1}}
+    spec = new_spec(name="web", env=("A=1", "B=2"), publish=("80:80",))
+    after = changed(spec, image="nginx:2", env_add=("A=9",), env_rm=("B",), publish_add=("81:81",), publish_rm=("80",))
+    assert after["TaskTemplate"]["ContainerSpec"]["Image"] == "nginx:2"
+    assert after["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=9"]
+    assert [port["TargetPort"] for port in after["EndpointSpec"]["Ports"]] == [81]
+    assert after["Mode"] == {"Replicated": {"Replicas": 1}}
+
+
+FILE = {"Name": "db.pass", "UID": "0", "GID": "0", "Mode": 0o444}
+CONTAINER, TASK = ("TaskTemplate", "ContainerSpec"), ("TaskTemplate",)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "path", "entry"),
+    [
+        ("secret", "db.pass", (*CONTAINER, "Secrets"),
+         {"SecretID": "id-of-db.pass", "SecretName": "db.pass", "File": FILE}),
+        ("secret", "source=a,target=/b,uid=5,gid=6,mode=0400", (*CONTAINER, "Secrets"),
+         {"SecretID": "id-of-a", "SecretName": "a", "File": {"Name": "/b", "UID": "5", "GID": "6", "Mode": 0o400}}),
+        ("config", "db.pass", (*CONTAINER, "Configs"),
+         {"ConfigID": "id-of-db.pass", "ConfigName": "db.pass", "File": FILE}),
+        ("network", "name=back,alias=db", (*TASK, "Networks"),
+         {"Target": "id-of-back", "Aliases": ["db"], "DriverOpts": {}}),
+        ("host", "db:10.0.0.5", (*CONTAINER, "Hosts"), "10.0.0.5 db"),
+        ("host", "db:fd00::5", (*CONTAINER, "Hosts"), "fd00::5 db"),
+        ("dns", "10.0.0.2", (*CONTAINER, "DNSConfig", "Nameservers"), "10.0.0.2"),
+        ("dns_option", "ndots:1", (*CONTAINER, "DNSConfig", "Options"), "ndots:1"),
+        ("dns_search", "example.org", (*CONTAINER, "DNSConfig", "Search"), "example.org"),
+        ("group", "audio", (*CONTAINER, "Groups"), "audio"),
+        ("ulimit", "nofile=10:20", (*CONTAINER, "Ulimits"), {"Name": "nofile", "Soft": 10, "Hard": 20}),
+        ("generic_resource", "GPU=2", (*TASK, "Resources", "Reservations", "GenericResources"),
+         {"DiscreteResourceSpec": {"Kind": "GPU", "Value": 2}}),
+        ("placement_pref", "spread=node.labels.zone", (*TASK, "Placement", "Preferences"),
+         {"Spread": {"SpreadDescriptor": "node.labels.zone"}}),
+        ("mount", "source=d,target=/d", (*CONTAINER, "Mounts"), {"Type": "volume", "Source": "d", "Target": "/d"}),
+    ],
+)  # fmt: skip
+def test_a_list_is_made_added_to_and_taken_from(option: str, text: str, path: tuple[str, ...], entry: Any) -> None:
+    made = new_spec(**{option: (text,)})
+    assert service_lists.reach(made, path) == [entry]
+    added = changed(new_spec(), **{f"{option}_add": (text,)})
+    assert service_lists.reach(added, path) == [entry]
+    again = changed(added, **{f"{option}_add": (text,)})
+    assert service_lists.reach(again, path) == [entry], "the same again replaces it"
+    key = {"mount": "/d", "network": "back", "generic_resource": "GPU", "ulimit": "nofile"}.get(option, text)
+    name = {"source=a,target=/b,uid=5,gid=6,mode=0400": "a"}.get(text, key)
+    gone = changed(again, **{f"{option}_rm": (name,)})
+    assert service_lists.reach(gone, path) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        ("label", ("Labels",)),
+        ("container_label", (*CONTAINER, "Labels")),
+        ("sysctl", (*CONTAINER, "Sysctls")),
+    ],
+)
+def test_a_map_is_made_added_to_and_taken_from(option: str, path: tuple[str, ...]) -> None:
+    made = new_spec(**{option: ("a=1", "b=2")})
+    assert service_lists.reach(made, path) == {"a": "1", "b": "2"}
+    after = changed(made, **{f"{option}_add": ("a=3", "c="), f"{option}_rm": ("b",)})
+    assert service_lists.reach(after, path) == {"a": "3", "c": ""}
+
+
+def test_capabilities_are_on_one_side_only() -> None:
+    made = new_spec(cap_add=("net_admin",), cap_drop=("ALL",))
+    container = changed(made, cap_drop=("CAP_NET_ADMIN",))["TaskTemplate"]["ContainerSpec"]
+    assert (container["CapabilityAdd"], container["CapabilityDrop"]) == ([], ["ALL", "CAP_NET_ADMIN"])
+
+
+def test_what_is_not_named_is_not_written() -> None:
+    before = new_spec(name="web", secret=("s",), env=("A=1",))
+    assert changed(json.loads(json.dumps(before))) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("secret", "target=/x", "source"),
+        ("secret", "source=a,colour=red", 'unknown field "colour"'),
+        ("secret", "source=a,mode=9", "octal"),
+        ("host", "db", "10.0.0.5"),
+        ("ulimit", "nofile", "nofile=1024"),
+        ("ulimit", "nofile=9:3", "above"),
+        ("generic_resource", "GPU", "GPU=2"),
+        ("placement_pref", "pack", "spread="),
+        ("mount", "type=tmpfs,target=/a,tmpfs-size=big", "tmpfs-size"),
+    ],
+)
+def test_a_notation_that_cannot_be_read_says_what_could(option: str, text: str, says: str) -> None:
+    with pytest.raises(parse.BadNotation, match=says):
+        new_spec(**{option: (text,)})
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -121,15 +216,15 @@ def test_daemon_that_is_not_there_is_named_in_one_line(tmp_path: Any) -> None:
     ids=str,
 )
 def test_modes(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert service_spec.new_spec("nginx", (), options(**given))["Mode"] == expected
+    assert new_spec(**given)["Mode"] == expected
 
 
 @pytest.mark.parametrize("given", [{"mode": "global", "replicas": 2}, {"mode": "replicated", "max_concurrent": 2}])
 def test_sizes_that_mean_nothing_in_a_mode_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(parse.BadNotation, match="can only be used with"):
-        service_spec.new_spec("nginx", (), options(**given))
+        new_spec(**given)
 
 
 def test_rollback_settings_have_their_own_place() -> None:
-    spec = service_spec.new_spec("nginx", (), options(rollback_parallelism=0, rollback_order="start-first"))
+    spec = new_spec(rollback_parallelism=0, rollback_order="start-first")
     assert spec["RollbackConfig"] == {"Parallelism": 0, "Order": "start-first"}

@@ -25,7 +25,7 @@ from skep.api.backend import InitRequest
 from skep.api.call import Route
 from skep.api.errors import STALE
 from skep.api.server import ApiServer
-from skep.edge.unix_http import UnixConnection
+from skep.edge.unix_connection import UnixConnection
 
 ANSWER_S = 20.0
 LEFT_OUT = {("POST", "/swarm/leave"), ("POST", "/swarm/join"), ("POST", "/swarm/init")}

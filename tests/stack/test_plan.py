@@ -7,7 +7,8 @@ import pytest
 from tests.stack.files import project_of
 
 from skep.stack import plan as plans
-from skep.stack.convert import IMAGE, NAMESPACE, Ids, network_body, service_spec, tagged
+from skep.stack.convert import Ids, network_body, service_spec, tagged
+from skep.stack.labels import IMAGE, NAMESPACE
 from skep.stack.plan import Current, Difference
 from skep.stack.show import plan_lines
 

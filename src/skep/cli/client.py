@@ -5,17 +5,19 @@ Edge: sockets, through edge.unix_http.
 
 import json
 import os
-import ssl
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
 
 from skep.cli.templates import TemplateError
-from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
+from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable, StreamedReply
+
+if TYPE_CHECKING:
+    import ssl
 
 DEFAULT_SOCKETS = ("/run/skep/docker.sock", "/var/run/docker.sock")
 P = ParamSpec("P")
@@ -38,10 +40,12 @@ class Refused(click.ClickException):
         click.echo(self.message, file=file, err=file is None)
 
 
-def tls_context() -> ssl.SSLContext | None:
+def tls_context() -> "ssl.SSLContext | None":
     """What DOCKER_TLS_VERIFY and DOCKER_CERT_PATH ask for, as docker reads them; None without the former."""
     if not os.environ.get("DOCKER_TLS_VERIFY"):
         return None
+    import ssl  # Imported late: it is slow to load, and a unix socket needs none.
+
     place = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
     try:
         context = ssl.create_default_context(cafile=str(place / "ca.pem"))
@@ -86,6 +90,10 @@ class Engine:
     def delete(self, path: str, **query: object) -> None:
         self.http.call("DELETE", _with_query(path, query))
 
+    def stream(self, method: str, path: str, body: object = None, **query: object) -> StreamedReply:
+        """An answer to be read as it comes; close it, or use it in a `with`."""
+        return self.http.stream(method, _with_query(path, query), body)
+
     def list(self, path: str, filters: dict[str, list[str]] | None = None, **query: object) -> list[Json]:
         """GET a collection with Docker's filters."""
         if filters:
@@ -120,3 +128,13 @@ def parse_filters(pairs: tuple[str, ...]) -> dict[str, list[str]]:
             raise click.UsageError(f'"{pair}" is no filter; write key=value')
         filters.setdefault(key.strip().lower(), []).append(value.strip())
     return filters
+
+
+def confirm(warning: str, *, is_forced: bool) -> None:
+    """Ask before something that cannot be undone.
+
+    Raises:
+        click.Abort: The answer is not yes.
+    """
+    if not is_forced:
+        click.confirm(f"WARNING! {warning}\nAre you sure you want to continue?", abort=True)

@@ -7,8 +7,12 @@ import importlib
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
+
+import skep
 
 COMMANDS: Final = {
+    "completion": ("skep.cli.commands.completion:completion", "Print what makes a shell complete skep's words."),
     "config": ("skep.cli.commands.files:config", "Manage configs: files for services."),
     "daemon": ("skep.daemon.commands:daemon", "Run the daemon that makes this machine a node."),
     "events": ("skep.cli.commands.system:events", "Show what happens, as it happens."),
@@ -21,8 +25,8 @@ COMMANDS: Final = {
     "stack": ("skep.cli.commands.stack:stack", "Manage applications described by Compose files."),
     "swarm": ("skep.cli.commands.swarm:swarm", "Make, join, leave and change a swarm."),
     "task": ("skep.cli.commands.explain:task", "Look into single tasks."),
-    "volume": ("skep.cli.commands.volume:volume", "Manage volumes of this node."),
     "version": ("skep.cli.commands.system:version", "Show the versions of client and daemon."),
+    "volume": ("skep.cli.commands.volume:volume", "Manage volumes of this node."),
 }
 
 
@@ -44,10 +48,24 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Answer from the table; click's own way would import every command to ask whether it is hidden."""
+        fitting = [name for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        named = [CompletionItem(name, help=COMMANDS[name][1]) for name in fitting]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-H", "--host", envvar="DOCKER_HOST", help="Daemon to talk to: unix:///path or tcp://host:port.")
+@click.version_option(skep.__version__, "-v", "--version", message="Skep version %(version)s")
 @click.pass_context
 def main(ctx: click.Context, host: str | None) -> None:
-    """A handful of Linux machines as one swarm, in Docker's words."""
+    """A handful of Linux machines as one swarm, in Docker's words.
+
+    \b
+    Examples:
+      skep swarm init --advertise-addr 192.168.1.10
+      skep service create --name web --replicas 3 -p 8080:80 nginx
+      skep service ps web
+    """
     ctx.obj = host

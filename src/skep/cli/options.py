@@ -24,8 +24,21 @@ def filter_option(command: F) -> F:
     return click.option("-f", "--filter", "filters", multiple=True, help="key=value; may be repeated.")(command)
 
 
+def long_filter_option(command: F) -> F:
+    """Where `-f` forces."""
+    return click.option("--filter", "filters", multiple=True, help="key=value; may be repeated.")(command)
+
+
 def quiet_option(command: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="Ids only.")(command)
+
+
+def no_trunc_option(command: F) -> F:
+    return click.option("--no-trunc", is_flag=True, help="Nothing is cut short.")(command)
+
+
+def force_option(text: str) -> Callable[[F], F]:
+    return click.option("-f", "--force", is_flag=True, help=text)
 
 
 class DurationType(click.ParamType[int]):
@@ -69,8 +82,3 @@ class CpusType(click.ParamType[int]):
 DURATION = DurationType()
 MEMORY_BYTES = MemoryType()
 CPU_NANO = CpusType()
-
-
-def parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`key=value` or `key`, as a dictionary."""
-    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}

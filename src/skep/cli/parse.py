@@ -3,7 +3,7 @@
 Pure. Source: docker/cli, opts package.
 """
 
-import csv
+from collections.abc import Iterable
 from typing import Any
 
 Json = dict[str, Any]
@@ -47,7 +47,7 @@ def _port_range(text: str, whole: str) -> list[int]:
 def _long_port(text: str) -> Json:
     port: Json = {"Protocol": "tcp", "PublishMode": "ingress", "PublishedPort": 0}
     names = {"target": "TargetPort", "published": "PublishedPort", "protocol": "Protocol", "mode": "PublishMode"}
-    for key, value in _fields(text):
+    for key, value in fields(text):
         if key not in names:
             raise BadNotation(f'invalid field "{key}" in port "{text}"; there are {", ".join(names)}')
         port[names[key]] = _port_range(value, text)[0] if key in ("target", "published") else value.lower()
@@ -63,7 +63,7 @@ def parse_mount(text: str) -> Json:
         BadNotation
     """
     mount: Json = {"Type": "volume"}
-    for key, value in _fields(text):
+    for key, value in fields(text):
         _take_mount_field(mount, key, value, text)
     if not mount.get("Target"):
         raise BadNotation(f'mount "{text}" has no target; add target=/path/in/the/container')
@@ -94,11 +94,20 @@ def _take_mount_field(mount: Json, key: str, value: str, text: str) -> None:
             driver = mount.setdefault("VolumeOptions", {}).setdefault("DriverConfig", {})
             driver.setdefault("Options", {})[name] = content
         case "tmpfs-size":
-            mount.setdefault("TmpfsOptions", {})["SizeBytes"] = int(value)
+            mount.setdefault("TmpfsOptions", {})["SizeBytes"] = _number(key, value, 10)
         case "tmpfs-mode":
-            mount.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
+            mount.setdefault("TmpfsOptions", {})["Mode"] = _number(key, value, 8)
         case _:
             raise BadNotation(f'unknown field "{key}" in mount "{text}"')
+
+
+def _number(field: str, text: str, base: int) -> int:
+    """A number, with `k`, `m` or `g` after it where it is a decimal one."""
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1) if base == 10 else 1
+    try:
+        return int(text[:-1] if factor > 1 else text, base) * factor
+    except ValueError as error:
+        raise BadNotation(f'invalid {field} "{text}"; write it like {"64m" if base == 10 else "1777"}') from error
 
 
 def parse_network(text: str) -> Json:
@@ -110,7 +119,7 @@ def parse_network(text: str) -> Json:
     if "=" not in text:
         return {"Target": text}
     attachment: Json = {"Aliases": [], "DriverOpts": {}}
-    for key, value in _fields(text):
+    for key, value in fields(text):
         match key:
             case "name":
                 attachment["Target"] = value
@@ -124,7 +133,15 @@ def parse_network(text: str) -> Json:
     return attachment
 
 
-def _fields(text: str) -> list[tuple[str, str]]:
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """`key=value` or `key`, as a dictionary."""
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def fields(text: str) -> list[tuple[str, str]]:
+    """The fields of a comma-separated notation; a value with a comma may be quoted as in CSV."""
+    import csv  # Imported late: completion needs none of it.
+
     row = next(csv.reader([text]), [])
-    pairs = [field.partition("=") for field in row]
-    return [(key.strip().lower(), value.strip()) for key, _, value in pairs]
+    split = [field.partition("=") for field in row]
+    return [(key.strip().lower(), value.strip()) for key, _, value in split]

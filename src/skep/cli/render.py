@@ -67,6 +67,17 @@ def inspect(objects: Sequence[object], template: str) -> str:
     return "\n".join(templates.render(template, value) for value in objects)
 
 
+def one(value: object, template: str) -> str:
+    """Print one object by template, or for `json` as one line of JSON.
+
+    Raises:
+        templates.TemplateError
+    """
+    if template == "json":
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return templates.render(template, value)
+
+
 def ago(nanoseconds: int) -> str:
     """How long ago, in Docker's rough words: `About a minute ago`, `3 hours ago`.
 

@@ -3,14 +3,14 @@
 Pure: options in, Docker's JSON out. Source: docker/cli, command/service/opts.go.
 """
 
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
-from skep.cli import parse
-from skep.cli.options import CPU_NANO, DURATION, MEMORY_BYTES, parse_labels
+from skep.cli import parse, service_lists
+from skep.cli.options import CPU_NANO, DURATION, MEMORY_BYTES
+from skep.cli.service_lists import Lookup, place
 
 Json = dict[str, Any]
 Options = Mapping[str, Any]
@@ -24,18 +24,16 @@ MODES = {
 
 SHARED = (
     click.option("--replicas", type=int, help="Number of tasks."),
-    click.option("-l", "--label", multiple=True, help="Service label."),
-    click.option("--container-label", multiple=True),
     click.option("--hostname", help="Container's host name; may be a template."),
-    click.option("-w", "--workdir"),
-    click.option("-u", "--user"),
+    click.option("-w", "--workdir", help="Working directory."),
+    click.option("-u", "--user", help="name or uid, with :group if need be."),
     click.option("--entrypoint", help="Replaces the image's entry point."),
-    click.option("--limit-cpu", type=CPU_NANO),
-    click.option("--limit-memory", type=MEMORY_BYTES),
-    click.option("--limit-pids", type=int),
-    click.option("--reserve-cpu", type=CPU_NANO),
-    click.option("--reserve-memory", type=MEMORY_BYTES),
-    click.option("--replicas-max-per-node", type=int),
+    click.option("--limit-cpu", type=CPU_NANO, help="CPUs at most, such as 0.5."),
+    click.option("--limit-memory", type=MEMORY_BYTES, help="Memory at most, such as 512m."),
+    click.option("--limit-pids", type=int, help="Processes at most."),
+    click.option("--reserve-cpu", type=CPU_NANO, help="CPUs its node has to have free."),
+    click.option("--reserve-memory", type=MEMORY_BYTES, help="Memory its node has to have free."),
+    click.option("--replicas-max-per-node", type=int, help="Tasks at most on one node."),
     click.option("--restart-condition", type=click.Choice(["none", "on-failure", "any"])),
     click.option("--restart-delay", type=DURATION),
     click.option("--restart-max-attempts", type=int),
@@ -64,7 +62,15 @@ SHARED = (
     click.option("--health-timeout", type=DURATION),
     click.option("--health-retries", type=int),
     click.option("--health-start-period", type=DURATION),
-    click.option("--no-healthcheck", is_flag=True, default=None),
+    click.option("--health-start-interval", type=DURATION),
+    click.option("--no-healthcheck", is_flag=True, default=None, help="Ignore the image's health check."),
+    click.option("--cap-add", multiple=True, help="Linux capability, such as NET_ADMIN."),
+    click.option("--cap-drop", multiple=True, help="Linux capability, or ALL."),
+    click.option("--isolation", help="Of containers on Windows; kept, and without effect on Linux."),
+    click.option("--oom-score-adj", type=click.IntRange(-1000, 1000), help="Who is killed first when memory is short."),
+    click.option("--log-driver", help="The engine's log driver for the tasks."),
+    click.option("--log-opt", multiple=True, help="Option of that driver, key=value."),
+    click.option("--no-resolve-image", is_flag=True, help="Taken for docker's sake: digests are the nodes' business."),
 )
 
 SCALARS: Mapping[str, tuple[str, ...]] = {
@@ -75,6 +81,9 @@ SCALARS: Mapping[str, tuple[str, ...]] = {
     "stop_signal": ("TaskTemplate", "ContainerSpec", "StopSignal"),
     "read_only": ("TaskTemplate", "ContainerSpec", "ReadOnly"),
     "init": ("TaskTemplate", "ContainerSpec", "Init"),
+    "isolation": ("TaskTemplate", "ContainerSpec", "Isolation"),
+    "oom_score_adj": ("TaskTemplate", "ContainerSpec", "OomScoreAdj"),
+    "log_driver": ("TaskTemplate", "LogDriver", "Name"),
     "tty": ("TaskTemplate", "ContainerSpec", "TTY"),
     "limit_cpu": ("TaskTemplate", "Resources", "Limits", "NanoCPUs"),
     "limit_memory": ("TaskTemplate", "Resources", "Limits", "MemoryBytes"),
@@ -102,6 +111,7 @@ SCALARS: Mapping[str, tuple[str, ...]] = {
     "health_interval": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Interval"),
     "health_timeout": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Timeout"),
     "health_retries": ("TaskTemplate", "ContainerSpec", "Healthcheck", "Retries"),
+    "health_start_interval": ("TaskTemplate", "ContainerSpec", "Healthcheck", "StartInterval"),
     "health_start_period": ("TaskTemplate", "ContainerSpec", "Healthcheck", "StartPeriod"),
 }
 
@@ -113,13 +123,18 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def place(spec: Json, path: tuple[str, ...], value: object) -> None:
-    """Set a value deep in a spec, making what is missing on the way."""
-    for name in path[:-1]:
-        if not isinstance(spec.get(name), dict):
-            spec[name] = {}
-        spec = spec[name]
-    spec[path[-1]] = value
+def split_words(text: str) -> list[str]:
+    """Split as a shell does.
+
+    Raises:
+        parse.BadNotation: A quote is not closed.
+    """
+    import shlex  # Imported late: completion needs none of it.
+
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise parse.BadNotation(f"invalid command {text!r}: {error}; close its quotes") from error
 
 
 def apply_shared(spec: Json, options: Options) -> None:
@@ -132,11 +147,14 @@ def apply_shared(spec: Json, options: Options) -> None:
         if options.get(option) is not None:
             place(spec, path, options[option])
     if options.get("entrypoint") is not None:
-        place(spec, ("TaskTemplate", "ContainerSpec", "Command"), shlex.split(options["entrypoint"]))
+        place(spec, ("TaskTemplate", "ContainerSpec", "Command"), split_words(options["entrypoint"]))
     if options.get("health_cmd") is not None:
         place(spec, ("TaskTemplate", "ContainerSpec", "Healthcheck", "Test"), ["CMD-SHELL", options["health_cmd"]])
     if options.get("no_healthcheck"):
         place(spec, ("TaskTemplate", "ContainerSpec", "Healthcheck"), {"Test": ["NONE"]})
+    if options.get("log_opt"):
+        place(spec, ("TaskTemplate", "LogDriver", "Options"), parse.pairs(options["log_opt"]))
+    service_lists.apply_capabilities(spec, options.get("cap_add") or (), options.get("cap_drop") or ())
     apply_size(spec["Mode"], options.get("replicas"), options.get("max_concurrent"))
 
 
@@ -155,50 +173,25 @@ def apply_size(mode: Json, replicas: int | None, max_concurrent: int | None) -> 
         mode["Replicated"] = {"Replicas": replicas}
 
 
-def new_spec(image: str, arguments: tuple[str, ...], options: Options) -> Json:
+def new_spec(image: str, arguments: tuple[str, ...], options: Options, lookup: Lookup) -> Json:
     """The spec of `service create`.
 
     Raises:
         parse.BadNotation: Some option cannot be read.
     """
-    container: Json = {
-        "Image": image,
-        "Args": list(arguments) or None,
-        "Env": list(options["env"]) or None,
-        "Labels": parse_labels(options["container_label"]) or None,
-        "Mounts": [parse.parse_mount(text) for text in options["mount"]] or None,
-    }
-    task: Json = {
-        "ContainerSpec": container,
-        "Networks": [parse.parse_network(text) for text in options["network"]] or None,
-        "Placement": {
-            "Constraints": list(options["constraint"]),
-            "Preferences": _preferences(options["placement_pref"]),
-        },
-    }
-    ports = [port for text in options["publish"] for port in parse.parse_ports(text)]
     spec: Json = {
         "Name": options["name"] or "",
-        "Labels": parse_labels(options["label"]),
-        "TaskTemplate": task,
+        "Labels": {},
+        "TaskTemplate": {"ContainerSpec": {"Image": image, "Args": list(arguments) or None}, "Placement": {}},
         "Mode": {MODES[options["mode"]]: {"Replicas": 1} if options["mode"] == "replicated" else {}},
-        "EndpointSpec": {"Mode": "vip", "Ports": ports},
+        "EndpointSpec": {"Mode": "vip", "Ports": []},
     }
+    service_lists.apply(spec, options, lookup)
     apply_shared(spec, options)
     return spec
 
 
-def _preferences(texts: tuple[str, ...]) -> list[Json]:
-    found: list[Json] = []
-    for text in texts:
-        strategy, _, descriptor = text.partition("=")
-        if strategy != "spread" or not descriptor:
-            raise parse.BadNotation(f'unsupported placement preference "{text}"; write spread=node.labels.zone')
-        found.append({"Spread": {"SpreadDescriptor": descriptor}})
-    return found
-
-
-def changed_spec(spec: Json, options: Options) -> Json:
+def changed_spec(spec: Json, options: Options, lookup: Lookup) -> Json:
     """The spec after `service update`'s options.
 
     Raises:
@@ -209,27 +202,9 @@ def changed_spec(spec: Json, options: Options) -> Json:
     if options["image"]:
         container["Image"] = options["image"]
     if options["args"] is not None:
-        container["Args"] = shlex.split(options["args"])
+        container["Args"] = split_words(options["args"])
     if options["force"]:
         task["ForceUpdate"] = task.get("ForceUpdate", 0) + 1
-    container["Env"] = _changed_env(container.get("Env") or [], options["env_add"], options["env_rm"])
-    placement = task.setdefault("Placement", {})
-    kept = [text for text in placement.get("Constraints") or [] if text not in options["constraint_rm"]]
-    placement["Constraints"] = kept + [text for text in options["constraint_add"] if text not in kept]
-    labels = {**(spec.get("Labels") or {}), **parse_labels(options["label_add"])}
-    spec["Labels"] = {key: value for key, value in labels.items() if key not in options["label_rm"]}
-    mounts = [m for m in container.get("Mounts") or [] if m["Target"] not in options["mount_rm"]]
-    container["Mounts"] = mounts + [parse.parse_mount(text) for text in options["mount_add"]]
-    networks = [n for n in task.get("Networks") or [] if n["Target"] not in options["network_rm"]]
-    task["Networks"] = networks + [parse.parse_network(text) for text in options["network_add"]]
-    endpoint = spec.setdefault("EndpointSpec", {})
-    removed = {port["TargetPort"] for text in options["publish_rm"] for port in parse.parse_ports(text)}
-    ports = [port for port in endpoint.get("Ports") or [] if port["TargetPort"] not in removed]
-    endpoint["Ports"] = ports + [port for text in options["publish_add"] for port in parse.parse_ports(text)]
+    service_lists.apply(spec, options, lookup)
     apply_shared(spec, options)
     return spec
-
-
-def _changed_env(env: list[str], added: tuple[str, ...], removed: tuple[str, ...]) -> list[str]:
-    names = {pair.partition("=")[0] for pair in added} | set(removed)
-    return [pair for pair in env if pair.partition("=")[0] not in names] + list(added)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from skep.cli import render
 from skep.cli.client import Engine
-from skep.cli.stack_state import label_filter
 from skep.edge.unix_http import EngineRefused, EngineUnreachable
 from skep.stack.compose import ComposeService, Condition
 from skep.stack.convergence import Judgement, Outcome, Standing, judge, outcome, swarm_of
+from skep.stack.labels import label_filter
 
 POLL_S = 0.3
 PATIENCE_S = 5.0

@@ -14,16 +14,12 @@ from skep.cli.client import Engine, Json
 from skep.edge.unix_http import EngineRefused
 from skep.stack import plan as plans
 from skep.stack.compose import Project
-from skep.stack.convert import NAMESPACE
+from skep.stack.labels import label_filter
 from skep.stack.plan import Current, StackPlan, Step
 
 ATTEMPTS = 5
 CREATE = {"network": "/networks/create", "secret": "/secrets/create", "config": "/configs/create"}
 GONE = 404
-
-
-def label_filter(stack: str) -> dict[str, list[str]]:
-    return {"label": [f"{NAMESPACE}={stack}"]}
 
 
 def read_current(engine: Engine, stack: str) -> Current:

@@ -34,7 +34,13 @@ def daemon(
     image_store: tuple[Path, ...],
     log_level: str,
 ) -> None:
-    """Run the daemon that makes this machine a node; it ends on SIGTERM and touches no container then."""
+    """Run the daemon that makes this machine a node; it ends on SIGTERM and touches no container then.
+
+    \b
+    Examples:
+      skep daemon
+      skep daemon --api-listen tcp://0.0.0.0:2376 --group docker
+    """
     from skep.daemon.main import run  # Imported late: it brings the whole daemon along.
 
     config = DaemonConfig(

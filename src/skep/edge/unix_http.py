@@ -1,16 +1,18 @@
 """A small blocking HTTP client for an Engine API on a unix socket or TCP address.
 
-Edge: sockets. Standard library only, because the command line imports it and has to answer at once.
+Edge: sockets. Standard library only, because the command line imports it and has to answer at once; what of it is
+slow to load (`http.client` brings `email` and `ssl`) is loaded with the first request.
 """
 
-import http.client
 import json
-import socket
-import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import http.client
+    import ssl
 
 DEFAULT_TIMEOUT_S = 60.0
 
@@ -39,19 +41,6 @@ class Reply:
         return json.loads(self.body) if self.body.strip() else None
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection over a unix socket."""
-
-    def __init__(self, path: str, timeout_s: float | None) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
 @dataclass(slots=True)
 class EngineClient:
     """One address of an Engine API; every call is its own connection.
@@ -65,7 +54,7 @@ class EngineClient:
     address: str
     timeout_s: float | None = DEFAULT_TIMEOUT_S
     headers: dict[str, str] = field(default_factory=dict)
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
 
     def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request and read the whole answer.
@@ -88,6 +77,8 @@ class EngineClient:
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> "StreamedReply":
         """Send a request and leave the body to be read piece by piece; close it, or use it in a `with`."""
+        import http.client
+
         connection = self._connection()
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = {**self.headers, **(headers or {})}
@@ -108,7 +99,11 @@ class EngineClient:
             raise EngineRefused(response.status, _message(raw, response.status))
         return StreamedReply(connection, response)
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self) -> "http.client.HTTPConnection":
+        import http.client
+
+        from skep.edge.unix_connection import UnixConnection
+
         scheme, _, rest = self.address.partition("://")
         match scheme:
             case "unix":
@@ -135,7 +130,7 @@ def _message(raw: bytes, status: int) -> str:
 class StreamedReply:
     """An answer whose body is read as it comes."""
 
-    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+    def __init__(self, connection: "http.client.HTTPConnection", response: "http.client.HTTPResponse") -> None:
         self._connection = connection
         self._response = response
         self.status = response.status
@@ -143,6 +138,10 @@ class StreamedReply:
 
     def read(self, n_bytes: int | None = None) -> bytes:
         return self._response.read(n_bytes)
+
+    def read_some(self) -> bytes:
+        """What has come, as soon as anything has; nothing at the end."""
+        return self._response.read1(1 << 16)
 
     def lines(self) -> Iterator[bytes]:
         """Lines as they arrive, without their newline; empty lines are left out."""

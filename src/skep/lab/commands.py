@@ -46,10 +46,11 @@ def lab() -> None:
     """Make nodes out of namespaces on this machine: a swarm to learn on, to demonstrate, to break.
 
     \b
-    skep lab up --nodes 3
-    skep lab exec node1 -- docker node ls
-    skep lab kill node2
-    skep lab down
+    Examples:
+      skep lab up --nodes 3
+      skep lab exec node1 -- docker node ls
+      skep lab kill node2
+      skep lab down
     """
     if os.geteuid() != 0:
         raise LabFailure("a lab needs root, for namespaces and nftables; run it with sudo")
@@ -65,7 +66,13 @@ def lab() -> None:
 def up(
     node_count: int, manager_count: int, engine: str, no_join: bool, options: tuple[str, ...], directory: Path
 ) -> None:
-    """Make a lab and wait until every node is ready."""
+    """Make a lab and wait until every node is ready.
+
+    \b
+    Examples:
+      skep lab up --nodes 3
+      skep lab up --nodes 5 --managers 3 --engine process
+    """
     plan = layout.plan_lab(
         directory, node_count=node_count, manager_count=manager_count, engine=engine, options=list(options)
     )
@@ -82,7 +89,12 @@ def up(
 @lab.command()
 @dir_option
 def down(directory: Path) -> None:
-    """Remove the lab with everything it made."""
+    """Remove the lab with everything it made.
+
+    \b
+    Examples:
+      skep lab down
+    """
     labs.down(directory)
     click.echo(f"the lab in {directory} is gone")
 
@@ -91,7 +103,12 @@ def down(directory: Path) -> None:
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 @dir_option
 def ls(is_json: bool, directory: Path) -> None:
-    """List the nodes."""
+    """List the nodes.
+
+    \b
+    Examples:
+      skep lab ls
+    """
     reports = labs.listing(layout.load_lab(directory))
     if is_json:
         click.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
@@ -107,7 +124,13 @@ def ls(is_json: bool, directory: Path) -> None:
 @dir_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(node: str, directory: Path, command: tuple[str, ...]) -> None:
-    """Run a command in a node, or as `client`, outside the swarm. DOCKER_HOST is set to the node's socket."""
+    """Run a command in a node, or as `client`, outside the swarm. DOCKER_HOST is set to the node's socket.
+
+    \b
+    Examples:
+      skep lab exec node1 -- docker node ls
+      skep lab exec client -- curl http://10.99.0.1:8080/
+    """
     plan = layout.load_lab(directory)
     line = nodes.exec_command(plan, node, command)
     if node != layout.CLIENT:
@@ -120,7 +143,12 @@ def exec_(node: str, directory: Path, command: tuple[str, ...]) -> None:
 @click.argument("node")
 @dir_option
 def cut(node: str, directory: Path) -> None:
-    """Cut a node's underlay link."""
+    """Cut a node's underlay link.
+
+    \b
+    Examples:
+      skep lab cut node2
+    """
     plan = layout.load_lab(directory)
     nodes.require_running(plan.node(node))
     underlay.set_link(plan, plan.node(node), is_up=False)
@@ -130,7 +158,12 @@ def cut(node: str, directory: Path) -> None:
 @click.argument("node")
 @dir_option
 def heal(node: str, directory: Path) -> None:
-    """Restore a node's underlay link."""
+    """Restore a node's underlay link.
+
+    \b
+    Examples:
+      skep lab heal node2
+    """
     plan = layout.load_lab(directory)
     nodes.require_running(plan.node(node))
     underlay.set_link(plan, plan.node(node), is_up=True)
@@ -140,7 +173,12 @@ def heal(node: str, directory: Path) -> None:
 @click.argument("node")
 @dir_option
 def freeze(node: str, directory: Path) -> None:
-    """Stop every process of a node where it stands, daemon and containers."""
+    """Stop every process of a node where it stands, daemon and containers.
+
+    \b
+    Examples:
+      skep lab freeze node2
+    """
     nodes.freeze_node(layout.load_lab(directory).node(node), is_frozen=True)
 
 
@@ -148,7 +186,12 @@ def freeze(node: str, directory: Path) -> None:
 @click.argument("node")
 @dir_option
 def thaw(node: str, directory: Path) -> None:
-    """Let a frozen node go on."""
+    """Let a frozen node go on.
+
+    \b
+    Examples:
+      skep lab thaw node2
+    """
     nodes.freeze_node(layout.load_lab(directory).node(node), is_frozen=False)
 
 
@@ -156,7 +199,12 @@ def thaw(node: str, directory: Path) -> None:
 @click.argument("node")
 @dir_option
 def kill(node: str, directory: Path) -> None:
-    """Take a node's power: nothing gets to say goodbye."""
+    """Take a node's power: nothing gets to say goodbye.
+
+    \b
+    Examples:
+      skep lab kill node2
+    """
     plan = layout.load_lab(directory)
     nodes.require_running(plan.node(node))
     nodes.kill_node(plan, plan.node(node))
@@ -166,7 +214,12 @@ def kill(node: str, directory: Path) -> None:
 @click.argument("node")
 @dir_option
 def start(node: str, directory: Path) -> None:
-    """Start a node that was killed and wait until it is ready again."""
+    """Start a node that was killed and wait until it is ready again.
+
+    \b
+    Examples:
+      skep lab start node2
+    """
     plan = layout.load_lab(directory)
     nodes.boot_node(plan, plan.node(node))
     labs.wait_ready(plan, plan.node(node))

@@ -6,7 +6,7 @@ Pure. Source: docker/cli, cli/compose/convert.
 import base64
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -21,10 +21,9 @@ from skep.model.service import (
     VolumeOptions,
 )
 from skep.stack.compose import ComposeFile, ComposeNetwork, ComposeService, ComposeVolume, Project
+from skep.stack.labels import IMAGE, NAMESPACE
 from skep.stack.project import DEFAULT
 
-NAMESPACE: Final = "com.docker.stack.namespace"
-IMAGE: Final = "com.docker.stack.image"
 Json = dict[str, Any]
 
 

@@ -13,7 +13,8 @@ import msgspec
 
 from skep.model.service import ServiceSpec
 from skep.stack.compose import ComposeFile, Project
-from skep.stack.convert import IMAGE, NAMESPACE, Ids, file_body, full_name, network_body, service_spec
+from skep.stack.convert import Ids, file_body, full_name, network_body, service_spec
+from skep.stack.labels import IMAGE, NAMESPACE
 
 Json = dict[str, Any]
 KINDS: Final = ("network", "secret", "config", "service")

@@ -11,40 +11,69 @@ import click
 
 from skep.cli import render
 from skep.cli.client import Engine, Json, refusals
+from skep.cli.complete import live
+from skep.cli.options import format_option
 
 SHORT_ID = 12
 
 
 @click.group()
 def task() -> None:
-    """Look into single tasks."""
+    """Look into single tasks.
+
+    \b
+    Examples:
+      skep task why web.1
+    """
 
 
 @task.command("why")
-@click.argument("reference", metavar="TASK")
+@click.argument("reference", metavar="TASK", shell_complete=live("task"))
+@format_option
 @click.pass_obj
 @refusals
-def task_why(host: str | None, reference: str) -> None:
-    """Say why a task does not do its work: what it waits for, or how it ended."""
-    click.echo("\n".join(answer_lines(Engine(host).get(f"/skep/tasks/{quote(reference)}/why"))))
+def task_why(host: str | None, reference: str, template: str) -> None:
+    """Say why a task does not do its work: what it waits for, or how it ended.
+
+    \b
+    Examples:
+      skep task why zw5tqtm0l9ti
+    """
+    _show(Engine(host).get(f"/skep/tasks/{quote(reference)}/why"), template)
 
 
 @click.command("why")
-@click.argument("reference", metavar="SERVICE")
+@click.argument("reference", metavar="SERVICE", shell_complete=live("service"))
+@format_option
 @click.pass_obj
 @refusals
-def service_why(host: str | None, reference: str) -> None:
-    """Say why a service's tasks do not run: every node against every filter, and the nearest fix."""
-    click.echo("\n".join(answer_lines(Engine(host).get(f"/skep/services/{quote(reference)}/why"))))
+def service_why(host: str | None, reference: str, template: str) -> None:
+    """Say why a service's tasks do not run: every node against every filter, and the nearest fix.
+
+    \b
+    Examples:
+      skep service why web
+    """
+    _show(Engine(host).get(f"/skep/services/{quote(reference)}/why"), template)
+
+
+def _show(answer: Json, template: str) -> None:
+    click.echo(render.one(answer, template) if template else "\n".join(answer_lines(answer)))
 
 
 @click.command()
-@click.argument("reference", metavar="SERVICE")
+@click.argument("reference", metavar="SERVICE", shell_complete=live("service"))
 @click.option("--dry-run", is_flag=True, help="Only say which tasks would move.")
 @click.pass_obj
 @refusals
 def rebalance(host: str | None, reference: str, dry_run: bool) -> None:
-    """Move tasks to nodes that have fewer of them: start-first, as many at once as an update would."""
+    """Move tasks to nodes that have fewer of them: start-first, as many at once as an update would.
+
+    \b
+    Examples:
+      skep service rebalance --dry-run web
+      skep service rebalance web
+    """
     answer = Engine(host).post(f"/skep/services/{quote(reference)}/rebalance", **{"dry-run": dry_run})
     verb = "would move" if dry_run else "moves"
     for move in answer["Moves"]:

@@ -6,17 +6,21 @@ Edge: the terminal. Both have the same words; a secret is never shown.
 import base64
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from skep.cli import render
+from skep.cli import objects, parse, pretty, render
 from skep.cli.client import Engine, Json, parse_filters, refusals
-from skep.cli.options import filter_option, format_option, parse_labels, quiet_option
+from skep.cli.complete import live
+from skep.cli.options import filter_option, format_option, quiet_option
 from skep.lib.timestamps import parse_rfc3339
 
 COLUMNS = {"ID": "ID", "Name": "NAME", "CreatedAt": "CREATED", "UpdatedAt": "UPDATED"}
+FILE = click.Path(allow_dash=True)
 FILE_HELP = "FILE is a path, or - for standard input."
 
 
@@ -36,13 +40,13 @@ def _age(moment: str) -> str:
 def _row(found: Json) -> Json:
     """One file by Docker's names for `--format`. Source: docker/cli, command/secret/formatter.go."""
     spec = found["Spec"]
-    labels = spec.get("Labels") or {}
     return {
         "ID": found["ID"],
         "Name": spec["Name"],
+        "Driver": (spec.get("Driver") or {}).get("Name", ""),
         "CreatedAt": _age(found["CreatedAt"]),
         "UpdatedAt": _age(found["UpdatedAt"]),
-        "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+        "Labels": objects.labels_text(spec.get("Labels")),
     }
 
 
@@ -53,11 +57,11 @@ def _group(kind: str) -> click.Group:
     @click.option("-l", "--label", multiple=True, help="key=value; may be repeated.")
     @click.option("--template-driver", default="", help='"golang" fills in {{.Node.Hostname}} and its like.')
     @click.argument("name")
-    @click.argument("file")
+    @click.argument("file", type=FILE)
     @click.pass_obj
     @refusals
     def create(host: str | None, name: str, file: str, label: tuple[str, ...], template_driver: str) -> None:
-        body: Json = {"Name": name, "Labels": parse_labels(label), "Data": _contents(file)}
+        body: Json = {"Name": name, "Labels": parse.pairs(label), "Data": _contents(file)}
         if template_driver:
             body["Templating"] = {"Name": template_driver}
         click.echo(Engine(host).post(f"{path}/create", body)["ID"])
@@ -69,43 +73,67 @@ def _group(kind: str) -> click.Group:
     @refusals
     def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -> None:
         found = sorted(Engine(host).list(path, parse_filters(filters)), key=lambda each: each["Spec"]["Name"])
-        rows = [_row(each) for each in found]
-        click.echo("\n".join(row["ID"] for row in rows) if quiet else render.listing(rows, COLUMNS, template))
+        objects.show_list([_row(each) for each in found], COLUMNS, template, is_quiet=quiet)
 
-    @click.argument("names", nargs=-1, required=True)
+    @click.argument("names", nargs=-1, required=True, shell_complete=live(kind))
     @format_option
+    @pretty.pretty_option
     @click.pass_obj
     @refusals
-    def inspect(host: str | None, names: tuple[str, ...], template: str) -> None:
+    def inspect(host: str | None, names: tuple[str, ...], template: str, is_pretty: bool) -> None:
         engine = Engine(host)
-        click.echo(render.inspect([engine.get(f"{path}/{quote(name)}") for name in names], template))
+        found = [engine.get(f"{path}/{quote(name)}") for name in names]
+        click.echo(pretty.show(found, _lines, template) if is_pretty else render.inspect(found, template))
 
-    @click.argument("names", nargs=-1, required=True)
+    @click.argument("names", nargs=-1, required=True, shell_complete=live(kind))
     @click.pass_obj
     @refusals
     def rm(host: str | None, names: tuple[str, ...]) -> None:
-        engine = Engine(host)
-        for name in names:
-            engine.delete(f"{path}/{quote(name)}")
-            click.echo(name)
+        objects.remove(Engine(host), {name: f"{path}/{quote(name)}" for name in names})
 
-    @click.argument("name")
-    @click.argument("file")
+    @click.argument("name", shell_complete=live(kind))
+    @click.argument("file", type=FILE)
     @click.pass_obj
     @refusals
     def rotate(host: str | None, name: str, file: str) -> None:
         click.echo(Engine(host).post(f"/skep{path}/{quote(name)}/rotate", {"Data": _contents(file)})["ID"])
 
-    example = f"skep {kind} create NAME FILE\n    skep {kind} rotate NAME FILE"
-    group = click.Group(kind, help=f"Manage {kind}s.\n\n    \b\n    {example}")
-    group.command(help=f"Make a {kind}; prints its id. {FILE_HELP}")(create)
-    group.command(help=f"List the {kind}s.")(ls)
-    group.command(help=f"Show what is known of {kind}s, as JSON or by template.")(inspect)
-    group.command(help=f"Remove {kind}s that no service uses.")(rm)
+    def help_of(text: str, *examples: str) -> str:
+        lines = "\n".join(f"  skep {kind} {example}" for example in examples)
+        return f"{text}\n\n\b\nExamples:\n{lines}"
+
+    group = click.Group(kind, help=help_of(f"Manage {kind}s.", "create tls.key ./key.pem", "ls"))
     group.command(
-        help=f"Give a {kind}'s name a new value; the services that use it are updated within their limits. {FILE_HELP}"
+        help=help_of(
+            f"Make a {kind}; prints its id. {FILE_HELP}",
+            "create tls.key ./key.pem",
+            "create --label team=shop --template-driver golang site.conf - < site.conf",
+        )
+    )(create)
+    group.command(help=help_of(f"List the {kind}s.", "ls", "ls --filter name=tls --format '{{.ID}} {{.Name}}'"))(ls)
+    group.command(
+        help=help_of(
+            f"Show what is known of {kind}s, as JSON, by template, or to be read.",
+            "inspect --pretty tls.key",
+            "inspect --format '{{json .Spec.Labels}}' tls.key",
+        )
+    )(inspect)
+    group.command(help=help_of(f"Remove {kind}s that no service uses.", "rm tls.key site.conf"))(rm)
+    group.command(
+        help=help_of(
+            f"Give a {kind}'s name a new value; the services that use it are updated within their limits. {FILE_HELP}",
+            "rotate tls.key ./new-key.pem",
+        )
     )(rotate)
     return group
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """To be read; of a config also what is in it."""
+    yield from pretty.file_lines(found)
+    if data := found["Spec"].get("Data"):
+        yield "Data:"
+        yield from base64.b64decode(data).decode(errors="replace").splitlines()
 
 
 secret = _group("secret")

@@ -3,14 +3,16 @@
 Edge: the terminal.
 """
 
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from skep.cli import render
+from skep.cli import objects, parse, pretty, render
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import tasks
-from skep.cli.options import filter_option, format_option, quiet_option
+from skep.cli.complete import live
+from skep.cli.options import filter_option, force_option, format_option, quiet_option
 
 COLUMNS = {
     "ID": "ID",
@@ -28,8 +30,9 @@ def node() -> None:
     """Manage the nodes of a swarm.
 
     \b
-    skep node ls
-    skep node update --availability drain worker1
+    Examples:
+      skep node ls
+      skep node update --availability drain worker1
     """
 
 
@@ -40,11 +43,17 @@ def node() -> None:
 @click.pass_obj
 @refusals
 def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -> None:
-    """List the nodes; `*` marks the one that answers."""
+    """List the nodes; `*` marks the one that answers.
+
+    \b
+    Examples:
+      skep node ls
+      skep node ls --filter role=manager --format '{{.Hostname}} {{.Status}}'
+    """
     engine = Engine(host)
     found = sorted(engine.list("/nodes", parse_filters(filters)), key=lambda n: n["Description"]["Hostname"])
     if quiet:
-        click.echo("\n".join(n["ID"] for n in found))
+        objects.say("\n".join(n["ID"] for n in found))
         return
     own = engine.get("/info")["Swarm"]["NodeID"]
     rows = [_row(n, own) for n in found]
@@ -79,40 +88,49 @@ def resolve(engine: Engine, reference: str) -> Json:
 
 
 @node.command()
-@click.argument("nodes", nargs=-1, required=True)
+@click.argument("nodes", nargs=-1, required=True, shell_complete=live("node"))
 @format_option
+@pretty.pretty_option
 @click.pass_obj
 @refusals
-def inspect(host: str | None, nodes: tuple[str, ...], template: str) -> None:
-    """Show everything known of nodes, as JSON or by template."""
+def inspect(host: str | None, nodes: tuple[str, ...], template: str, is_pretty: bool) -> None:
+    """Show everything known of nodes, as JSON, by template, or to be read.
+
+    \b
+    Examples:
+      skep node inspect --pretty worker1
+      skep node inspect --format '{{.Status.Addr}}' self
+    """
     engine = Engine(host)
-    click.echo(render.inspect([resolve(engine, reference) for reference in nodes], template))
+    found = [resolve(engine, reference) for reference in nodes]
+    click.echo(pretty.show(found, pretty.node_lines, template) if is_pretty else render.inspect(found, template))
 
 
 @node.command()
-@click.argument("nodes", nargs=-1)
-@filter_option
-@format_option
-@quiet_option
-@click.option("--no-trunc", is_flag=True, help="Whole ids and errors.")
+@click.argument("nodes", nargs=-1, shell_complete=live("node"))
+@tasks.shape_options
 @click.pass_obj
 @refusals
-def ps(
-    host: str | None, nodes: tuple[str, ...], filters: tuple[str, ...], template: str, quiet: bool, no_trunc: bool
-) -> None:
-    """List the tasks on nodes; on the one that answers if none is named."""
+def ps(host: str | None, /, nodes: tuple[str, ...], filters: tuple[str, ...], **shape: Any) -> None:
+    """List the tasks on nodes; on the one that answers if none is named.
+
+    \b
+    Examples:
+      skep node ps
+      skep node ps --filter desired-state=running worker1 worker2
+    """
     engine = Engine(host)
     chosen = parse_filters(filters)
     chosen["node"] = [resolve(engine, reference)["ID"] for reference in nodes or ("self",)]
-    click.echo(tasks.listing(engine, chosen, template, is_quiet=quiet, is_whole=no_trunc))
+    objects.say(tasks.listing(engine, chosen, tasks.Shape(**shape)))
 
 
 @node.command()
-@click.argument("reference", metavar="NODE")
-@click.option("--availability", type=click.Choice(["active", "pause", "drain"]))
-@click.option("--role", type=click.Choice(["worker", "manager"]))
+@click.argument("reference", metavar="NODE", shell_complete=live("node"))
+@click.option("--availability", type=click.Choice(["active", "pause", "drain"]), help="drain moves its tasks away.")
+@click.option("--role", type=click.Choice(["worker", "manager"]), help="What the node is to be.")
 @click.option("--label-add", multiple=True, help="key=value; may be repeated.")
-@click.option("--label-rm", multiple=True)
+@click.option("--label-rm", multiple=True, help="Key of a label; may be repeated.")
 @click.pass_obj
 @refusals
 def update(
@@ -123,17 +141,18 @@ def update(
     label_add: tuple[str, ...],
     label_rm: tuple[str, ...],
 ) -> None:
-    """Change a node's availability, role or labels."""
+    """Change a node's availability, role or labels.
+
+    \b
+    Examples:
+      skep node update --availability drain worker1
+      skep node update --label-add zone=east --label-rm old worker1
+    """
     engine = Engine(host)
     found = resolve(engine, reference)
     spec: Json = found["Spec"]
-    labels: dict[str, str] = dict(spec.get("Labels") or {})
-    for pair in label_add:
-        key, _, value = pair.partition("=")
-        labels[key] = value
-    for key in label_rm:
-        labels.pop(key, None)
-    spec["Labels"] = labels
+    labels = {**(spec.get("Labels") or {}), **parse.pairs(label_add)}
+    spec["Labels"] = {key: value for key, value in labels.items() if key not in label_rm}
     spec["Availability"] = availability or spec["Availability"]
     spec["Role"] = role or spec["Role"]
     engine.post(f"/nodes/{quote(found['ID'])}/update", spec, version=found["Version"]["Index"])
@@ -141,20 +160,30 @@ def update(
 
 
 @node.command()
-@click.argument("nodes", nargs=-1, required=True)
+@click.argument("nodes", nargs=-1, required=True, shell_complete=live("node"))
 @click.pass_obj
 @refusals
 def promote(host: str | None, nodes: tuple[str, ...]) -> None:
-    """Make workers managers."""
+    """Make workers managers.
+
+    \b
+    Examples:
+      skep node promote worker1 worker2
+    """
     _change_roles(Engine(host), nodes, "manager", "is already a manager", "promoted to a manager in the swarm")
 
 
 @node.command()
-@click.argument("nodes", nargs=-1, required=True)
+@click.argument("nodes", nargs=-1, required=True, shell_complete=live("node"))
 @click.pass_obj
 @refusals
 def demote(host: str | None, nodes: tuple[str, ...]) -> None:
-    """Make managers workers."""
+    """Make managers workers.
+
+    \b
+    Examples:
+      skep node demote manager2
+    """
     _change_roles(Engine(host), nodes, "worker", "is already a worker", "demoted in the swarm")
 
 
@@ -170,13 +199,16 @@ def _change_roles(engine: Engine, nodes: tuple[str, ...], role: str, unchanged: 
 
 
 @node.command()
-@click.argument("nodes", nargs=-1, required=True)
-@click.option("-f", "--force", is_flag=True, help="Also nodes that are up.")
+@click.argument("nodes", nargs=-1, required=True, shell_complete=live("node"))
+@force_option("Also nodes that are up.")
 @click.pass_obj
 @refusals
 def rm(host: str | None, nodes: tuple[str, ...], force: bool) -> None:
-    """Remove nodes from the swarm; their certificates are refused from then on."""
-    engine = Engine(host)
-    for reference in nodes:
-        engine.delete(f"/nodes/{quote(reference)}", force=force)
-        click.echo(reference)
+    """Remove nodes from the swarm; their certificates are refused from then on.
+
+    \b
+    Examples:
+      skep node rm worker3
+      skep node rm --force worker4
+    """
+    objects.remove(Engine(host), {reference: f"/nodes/{quote(reference)}" for reference in nodes}, force=force)

@@ -3,19 +3,21 @@
 Edge: the terminal.
 """
 
-import struct
-import sys
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from skep.cli import parse, progress, render, service_spec
+from skep.cli import objects, parse, pretty, progress, render, service_lists, service_spec, task_logs
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import explain, tasks
+from skep.cli.complete import live
 from skep.cli.options import filter_option, format_option, quiet_option
-from skep.edge.unix_http import EngineRefused, StreamedReply
+from skep.edge.unix_http import EngineRefused
 
 COLUMNS = {
     "ID": "ID",
@@ -26,7 +28,6 @@ COLUMNS = {
     "Ports": "PORTS",
 }
 SHORT_ID = 12
-FRAME_HEADER = struct.Struct(">BxxxL")
 
 
 @click.group()
@@ -34,10 +35,48 @@ def service() -> None:
     """Manage services.
 
     \b
-    skep service create --name web --replicas 3 -p 8080:80 nginx
-    skep service ps web
-    skep service scale web=5
+    Examples:
+      skep service create --name web --replicas 3 -p 8080:80 nginx
+      skep service ps web
+      skep service scale web=5
     """
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@contextmanager
+def _notations() -> Iterator[None]:
+    """Turns an option that cannot be read into a usage error."""
+    try:
+        yield
+    except parse.BadNotation as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _lookup(engine: Engine) -> service_lists.Lookup:
+    """Ids by kind and name: specs name networks, secrets and configs by id."""
+
+    def find(kind: str, name: str) -> str:
+        found: Json = engine.get(f"/{kind}s/{quote(name)}")
+        return str(found.get("ID") or found["Id"])
+
+    return find
+
+
+def _env_of(files: Sequence[Path]) -> list[str]:
+    """The variables of files: `NAME=value`, or `NAME` for what the caller's own environment has."""
+    found: list[str] = []
+    for file in files:
+        for line in file.read_text(errors="replace").splitlines():
+            name, separator, _ = line.strip().partition("=")
+            if not name or name.startswith("#"):
+                continue
+            if separator:
+                found.append(line.strip())
+            elif name in os.environ:
+                found.append(f"{name}={os.environ[name]}")
+    return found
 
 
 def _options(*made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -66,13 +105,9 @@ def _finish(engine: Engine, service_id: str, *, is_detached: bool, is_quiet: boo
 @click.argument("arguments", nargs=-1, metavar="[COMMAND] [ARG...]")
 @_options(
     click.option("--name", help="Made up if not given."),
-    click.option("--mode", type=click.Choice(list(service_spec.MODES)), default="replicated"),
-    click.option("--network", multiple=True, help="NAME or name=NAME,alias=ALIAS; may be repeated."),
-    click.option("-p", "--publish", multiple=True, help="8080:80 or published=8080,target=80,mode=host."),
-    click.option("-e", "--env", multiple=True),
-    click.option("--mount", multiple=True, help="type=bind,source=/a,target=/b,readonly"),
-    click.option("--constraint", multiple=True, help="node.role==worker"),
-    click.option("--placement-pref", multiple=True, help="spread=node.labels.zone"),
+    click.option("--mode", type=click.Choice(list(service_spec.MODES)), default="replicated", show_default=True),
+    click.option("--env-file", "env_files", type=FILE, multiple=True, help="Variables from a file, a line each."),
+    service_lists.create_options,
 )
 @service_spec.shared_options
 @detach_option
@@ -90,12 +125,18 @@ def create(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Make a service and wait until its tasks run."""
+    """Make a service and wait until its tasks run.
+
+    \b
+    Examples:
+      skep service create --name web --replicas 3 -p 8080:80 nginx
+      skep service create --name db --secret db.pass --mount source=data,target=/data postgres
+      skep service create --dry-run --constraint node.labels.zone==east nginx
+    """
     engine = Engine(host)
-    try:
-        spec = service_spec.new_spec(image, arguments, options)
-    except parse.BadNotation as error:
-        raise click.UsageError(str(error)) from error
+    options["env"] = (*_env_of(options.pop("env_files")), *options["env"])
+    with _notations():
+        spec = service_spec.new_spec(image, arguments, options, _lookup(engine))
     if dry_run:
         explain.show_rehearsal(engine, spec)
         return
@@ -113,14 +154,20 @@ def create(
 @click.pass_obj
 @refusals
 def ls(host: str | None, filters: tuple[str, ...], template: str, quiet: bool) -> None:
-    """List the services."""
-    click.echo(listing(Engine(host).list("/services", parse_filters(filters), status=True), template, is_quiet=quiet))
+    """List the services.
+
+    \b
+    Examples:
+      skep service ls
+      skep service ls --filter mode=global --format '{{.Name}} {{.Replicas}}'
+    """
+    show_services(Engine(host).list("/services", parse_filters(filters), status=True), template, is_quiet=quiet)
 
 
-def listing(found: Sequence[Json], template: str, *, is_quiet: bool) -> str:
+def show_services(found: Sequence[Json], template: str, *, is_quiet: bool) -> None:
     """The table of services that `service ls` and `stack services` print."""
     rows = [_row(service) for service in sorted(found, key=lambda s: str(s["Spec"]["Name"]))]
-    return "\n".join(row["ID"] for row in rows) if is_quiet else render.listing(rows, COLUMNS, template)
+    objects.show_list(rows, COLUMNS, template, is_quiet=is_quiet)
 
 
 def _row(found: Json) -> Json:
@@ -148,54 +195,55 @@ def _row(found: Json) -> Json:
 
 
 @service.command()
-@click.argument("services", nargs=-1, required=True)
-@filter_option
-@format_option
-@quiet_option
-@click.option("--no-trunc", is_flag=True, help="Whole ids and errors.")
+@click.argument("services", nargs=-1, required=True, shell_complete=live("service"))
+@tasks.shape_options
 @click.pass_obj
 @refusals
-def ps(
-    host: str | None, services: tuple[str, ...], filters: tuple[str, ...], template: str, quiet: bool, no_trunc: bool
-) -> None:
-    """List the tasks of services, with the reason where one does not run."""
+def ps(host: str | None, /, services: tuple[str, ...], filters: tuple[str, ...], **shape: Any) -> None:
+    """List the tasks of services, with the reason where one does not run.
+
+    \b
+    Examples:
+      skep service ps web
+      skep service ps --no-trunc --filter desired-state=running web db
+    """
     engine = Engine(host)
     chosen = parse_filters(filters)
     chosen["service"] = [engine.get(f"/services/{quote(reference)}")["ID"] for reference in services]
-    click.echo(tasks.listing(engine, chosen, template, is_quiet=quiet, is_whole=no_trunc))
+    objects.say(tasks.listing(engine, chosen, tasks.Shape(**shape)))
 
 
 @service.command()
-@click.argument("services", nargs=-1, required=True)
+@click.argument("services", nargs=-1, required=True, shell_complete=live("service"))
 @format_option
+@pretty.pretty_option
 @click.pass_obj
 @refusals
-def inspect(host: str | None, services: tuple[str, ...], template: str) -> None:
-    """Show everything known of services, as JSON or by template."""
+def inspect(host: str | None, services: tuple[str, ...], template: str, is_pretty: bool) -> None:
+    """Show everything known of services, as JSON, by template, or to be read.
+
+    \b
+    Examples:
+      skep service inspect --pretty web
+      skep service inspect --format '{{json .Endpoint.VirtualIPs}}' web
+    """
     engine = Engine(host)
     found = [engine.get(f"/services/{quote(reference)}", insertDefaults=True) for reference in services]
-    click.echo(render.inspect(found, template))
+    if not is_pretty:
+        click.echo(render.inspect(found, template))
+        return
+    networks = {each["Id"]: each["Name"] for each in engine.list("/networks")}
+    click.echo(pretty.show([pretty.name_networks(each, networks) for each in found], pretty.service_lines, template))
 
 
 @service.command()
-@click.argument("reference", metavar="SERVICE")
+@click.argument("reference", metavar="SERVICE", shell_complete=live("service"))
 @_options(
-    click.option("--image"),
+    click.option("--image", help="The image it is to run."),
     click.option("--args", help="New arguments, as one text."),
     click.option("--force", is_flag=True, help="Replace the tasks even if nothing changed."),
     click.option("--rollback", is_flag=True, help="Go back to the spec before this one."),
-    click.option("--env-add", multiple=True),
-    click.option("--env-rm", multiple=True),
-    click.option("--constraint-add", multiple=True),
-    click.option("--constraint-rm", multiple=True),
-    click.option("--label-add", multiple=True),
-    click.option("--label-rm", multiple=True),
-    click.option("--mount-add", multiple=True),
-    click.option("--mount-rm", multiple=True),
-    click.option("--network-add", multiple=True),
-    click.option("--network-rm", multiple=True),
-    click.option("--publish-add", multiple=True),
-    click.option("--publish-rm", multiple=True),
+    service_lists.update_options,
 )
 @service_spec.shared_options
 @detach_option
@@ -206,15 +254,20 @@ def inspect(host: str | None, services: tuple[str, ...], template: str) -> None:
 def update(
     host: str | None, /, reference: str, detach: bool, dry_run: bool, quiet: bool, rollback: bool, **options: Any
 ) -> None:
-    """Change a service and wait until the change has converged."""
+    """Change a service and wait until the change has converged.
+
+    \b
+    Examples:
+      skep service update --image nginx:1.27 web
+      skep service update --secret-rm db.pass --secret-add source=db.pass2,target=db.pass db
+      skep service update --force --update-parallelism 2 web
+    """
     engine = Engine(host)
     found: Json = engine.get(f"/services/{quote(reference)}")
     spec = found["Spec"]
     if not rollback:
-        try:
-            spec = service_spec.changed_spec(spec, options)
-        except parse.BadNotation as error:
-            raise click.UsageError(str(error)) from error
+        with _notations():
+            spec = service_spec.changed_spec(spec, options, _lookup(engine))
     if dry_run:
         explain.show_rehearsal(engine, found["PreviousSpec"] if rollback else spec, found["ID"])
         return
@@ -231,13 +284,18 @@ def _update(engine: Engine, found: Json, spec: Json, *, rollback: bool = False) 
 
 
 @service.command()
-@click.argument("reference", metavar="SERVICE")
+@click.argument("reference", metavar="SERVICE", shell_complete=live("service"))
 @detach_option
 @quiet_option
 @click.pass_obj
 @refusals
 def rollback(host: str | None, reference: str, detach: bool, quiet: bool) -> None:
-    """Go back to the spec before this one, and wait until that has converged."""
+    """Go back to the spec before this one, and wait until that has converged.
+
+    \b
+    Examples:
+      skep service rollback web
+    """
     engine = Engine(host)
     found: Json = engine.get(f"/services/{quote(reference)}")
     _update(engine, found, found["Spec"], rollback=True)
@@ -246,12 +304,17 @@ def rollback(host: str | None, reference: str, detach: bool, quiet: bool) -> Non
 
 
 @service.command()
-@click.argument("scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...")
+@click.argument("scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...", shell_complete=live("scale"))
 @detach_option
 @click.pass_obj
 @refusals
 def scale(host: str | None, scales: tuple[str, ...], detach: bool) -> None:
-    """Set the number of tasks of services."""
+    """Set the number of tasks of services.
+
+    \b
+    Examples:
+      skep service scale web=5 worker=2
+    """
     engine = Engine(host)
     scaled: list[str] = []
     for text in scales:
@@ -272,91 +335,44 @@ def scale(host: str | None, scales: tuple[str, ...], detach: bool) -> None:
 
 
 @service.command()
-@click.argument("services", nargs=-1, required=True)
+@click.argument("services", nargs=-1, required=True, shell_complete=live("service"))
 @click.pass_obj
 @refusals
 def rm(host: str | None, services: tuple[str, ...]) -> None:
-    """Remove services; their tasks are stopped gracefully."""
-    engine = Engine(host)
-    failures: list[str] = []
-    for reference in services:
-        try:
-            engine.delete(f"/services/{quote(reference)}")
-            click.echo(reference)
-        except EngineRefused as error:
-            failures.append(error.message)
-    if failures:
-        raise click.ClickException("\n".join(failures))
+    """Remove services; their tasks are stopped gracefully.
+
+    \b
+    Examples:
+      skep service rm web db
+    """
+    objects.remove(Engine(host), {reference: f"/services/{quote(reference)}" for reference in services})
 
 
 @service.command()
-@click.argument("reference", metavar="SERVICE|TASK")
-@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
-@click.option("-n", "--tail", default="all", show_default=True, help="Last lines only.")
-@click.option("--since", default="", help="RFC 3339 or seconds since 1970.")
-@click.option("-t", "--timestamps", is_flag=True)
-@click.option("--raw", is_flag=True, help="Without the task's name before each line.")
+@click.argument("reference", metavar="SERVICE|TASK", shell_complete=live("service", "task"))
+@task_logs.task_log_options
 @click.pass_obj
 @refusals
-def logs(host: str | None, reference: str, follow: bool, tail: str, since: str, timestamps: bool, raw: bool) -> None:
-    """Show what the tasks of a service, or one task, have printed, wherever they ran."""
+def logs(host: str | None, /, reference: str, **view: Any) -> None:
+    """Show what the tasks of a service, or one task, have printed, wherever they ran.
+
+    \b
+    Examples:
+      skep service logs --tail 20 web
+      skep service logs --follow --since 10m web
+      skep service logs web.1
+    """
     engine = Engine(host)
-    engine.http.timeout_s = None if follow else engine.http.timeout_s
     kind, found = _service_or_task(engine, reference)
-    query = f"stdout=1&stderr=1&details=1&tail={quote(tail)}&since={quote(since)}"
-    query += f"&follow={int(follow)}&timestamps={int(timestamps)}"
-    names = _TaskNames(engine)
-    try:
-        with engine.http.stream("GET", f"/{kind}/{quote(found['ID'])}/logs?{query}") as stream:
-            while frame := _frame(stream):
-                channel, line = frame
-                out = sys.stderr if channel == 2 else sys.stdout
-                out.write(line if raw else names.label(line, has_timestamp=timestamps))
-                out.flush()
-    except KeyboardInterrupt:
-        return
+    template = found["Spec"]["TaskTemplate"] if kind == "services" else found["Spec"]
+    has_terminal = bool((template.get("ContainerSpec") or {}).get("TTY"))
+    task_logs.show(engine, f"/{kind}/{quote(found['ID'])}/logs", task_logs.LogView(**view), has_terminal=has_terminal)
 
 
 def _service_or_task(engine: Engine, reference: str) -> tuple[str, Json]:
     try:
         return "services", engine.get(f"/services/{quote(reference)}")
     except EngineRefused as error:
-        if error.status != 404:
+        if error.status != objects.NOT_FOUND:
             raise
         return "tasks", engine.get(f"/tasks/{quote(reference)}")
-
-
-def _frame(stream: StreamedReply) -> tuple[int, str] | None:
-    header = stream.read(FRAME_HEADER.size)
-    if len(header) < FRAME_HEADER.size:
-        return None
-    channel, length = FRAME_HEADER.unpack(header)
-    return channel, stream.read(length).decode(errors="replace")
-
-
-class _TaskNames:
-    """Turns the ids before each log line into `web.1@node1`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.known: dict[str, str] = {}
-
-    def label(self, line: str, *, has_timestamp: bool) -> str:
-        head, _, rest = line.partition(" ")
-        moment = ""
-        if has_timestamp:
-            moment, (head, _, rest) = f"{head} ", rest.partition(" ")
-        details = dict(pair.partition("=")[::2] for pair in head.split(","))
-        task_id = details.get("com.docker.swarm.task.id", "")
-        if task_id and task_id not in self.known:
-            self.known[task_id] = self._name(task_id, details)
-        return f"{moment}{self.known.get(task_id, task_id)}    | {rest}"
-
-    def _name(self, task_id: str, details: Json) -> str:
-        task = self.engine.names("tasks", {task_id}).get(task_id, {})
-        service_id, node_id = details["com.docker.swarm.service.id"], details["com.docker.swarm.node.id"]
-        service = self.engine.names("services", {service_id}).get(service_id)
-        node = self.engine.names("nodes", {node_id}).get(node_id)
-        name = service["Spec"]["Name"] if service else service_id
-        where = node["Description"]["Hostname"] if node else node_id
-        return f"{name}.{task.get('Slot') or node_id}.{task_id[:SHORT_ID]}@{where}"

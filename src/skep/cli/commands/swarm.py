@@ -4,8 +4,10 @@ Edge: the terminal.
 """
 
 import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
@@ -13,15 +15,51 @@ import click
 from skep.cli.client import Engine, Json, refusals
 from skep.cli.options import DURATION
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 @click.group()
 def swarm() -> None:
     """Make, join, leave and change a swarm.
 
     \b
-    skep swarm init --advertise-addr 192.168.1.10
-    skep swarm join-token worker
+    Examples:
+      skep swarm init --advertise-addr 192.168.1.10
+      skep swarm join-token worker
     """
+
+
+PLACES = {
+    "task_history_limit": ("Orchestration", "TaskHistoryRetentionLimit"),
+    "dispatcher_heartbeat": ("Dispatcher", "HeartbeatPeriod"),
+    "cert_expiry": ("CAConfig", "NodeCertExpiry"),
+    "autolock": ("EncryptionConfig", "AutoLockManagers"),
+    "max_snapshots": ("Raft", "KeepOldSnapshots"),
+    "snapshot_interval": ("Raft", "SnapshotInterval"),
+}
+
+
+def _spec_options(command: F) -> F:
+    for option in (
+        click.option("--task-history-limit", type=int, help="How many ended tasks are kept per slot."),
+        click.option("--dispatcher-heartbeat", type=DURATION, help="How often nodes say that they live."),
+        click.option("--cert-expiry", type=DURATION, help="Life of node certificates."),
+        click.option(
+            "--autolock", type=bool, is_flag=False, flag_value=True, help="Ask for a key when a manager restarts."
+        ),
+        click.option("--max-snapshots", type=int, help="Kept for docker's sake; the store needs none."),
+        click.option("--snapshot-interval", type=int, help="Kept for docker's sake; the store needs none."),
+    ):
+        command = option(command)
+    return command
+
+
+def _changed(spec: Json, options: Mapping[str, Any]) -> Json:
+    """A swarm's spec with the options of `_spec_options` written into it."""
+    for option, (group, name) in PLACES.items():
+        if options[option] is not None:
+            spec[group] = {**(spec.get(group) or {}), name: options[option]}
+    return spec
 
 
 @swarm.command()
@@ -32,10 +70,18 @@ def swarm() -> None:
 @click.option("--default-addr-pool", multiple=True, help="CIDR to cut overlay subnets from; may be repeated.")
 @click.option("--default-addr-pool-mask-length", default=0, help="Prefix length of each subnet; 24 if not given.")
 @click.option("--availability", default="active", type=click.Choice(["active", "pause", "drain"]))
+@click.option("--force-new-cluster", is_flag=True, help="Begin anew with this manager's state.")
+@_spec_options
 @click.pass_obj
 @refusals
 def init(host: str | None, /, **options: Any) -> None:
-    """Make this node the first manager of a new swarm."""
+    """Make this node the first manager of a new swarm.
+
+    \b
+    Examples:
+      skep swarm init --advertise-addr 192.168.1.10
+      skep swarm init --advertise-addr eth1 --default-addr-pool 10.20.0.0/16 --autolock
+    """
     engine = Engine(host)
     node_id = engine.post(
         "/swarm/init",
@@ -47,13 +93,16 @@ def init(host: str | None, /, **options: Any) -> None:
             "DefaultAddrPool": list(options["default_addr_pool"]) or None,
             "SubnetSize": options["default_addr_pool_mask_length"],
             "Availability": options["availability"],
-            "Spec": {},
+            "ForceNewCluster": options["force_new_cluster"],
+            "Spec": _changed({}, options),
         },
     )
     click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
     click.echo("To add a worker to this swarm, run the following command:\n")
     click.echo(f"    {_join_line(engine, 'Worker')}\n")
     click.echo("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n")
+    if options["autolock"]:
+        show_unlock_key(engine)
 
 
 def _join_line(engine: Engine, role: str) -> str:
@@ -72,7 +121,12 @@ def _join_line(engine: Engine, role: str) -> str:
 @click.pass_obj
 @refusals
 def join(host: str | None, /, remote: str, token: str, **options: str) -> None:
-    """Join a swarm as what the token says, worker or manager. REMOTE is HOST:PORT of a manager."""
+    """Join a swarm as what the token says, worker or manager. REMOTE is HOST:PORT of a manager.
+
+    \b
+    Examples:
+      skep swarm join --token SWMTKN-1-… 192.168.1.10:2377
+    """
     engine = Engine(host)
     request = {
         "RemoteAddrs": [remote],
@@ -92,7 +146,12 @@ def join(host: str | None, /, remote: str, token: str, **options: str) -> None:
 @click.pass_obj
 @refusals
 def leave(host: str | None, force: bool) -> None:
-    """Leave the swarm; this node's tasks are stopped."""
+    """Leave the swarm; this node's tasks are stopped.
+
+    \b
+    Examples:
+      skep swarm leave
+    """
     Engine(host).post("/swarm/leave", force=force)
     click.echo("Node left the swarm.")
 
@@ -104,7 +163,13 @@ def leave(host: str | None, force: bool) -> None:
 @click.pass_obj
 @refusals
 def join_token(host: str | None, role: str, rotate: bool, quiet: bool) -> None:
-    """Show, or replace, the token that lets nodes join."""
+    """Show, or replace, the token that lets nodes join.
+
+    \b
+    Examples:
+      skep swarm join-token worker
+      skep swarm join-token --rotate --quiet manager
+    """
     engine = Engine(host)
     if rotate:
         cluster = engine.get("/swarm")
@@ -131,8 +196,9 @@ def client_cert(host: str | None, name: str, directory: Path | None, expiry: int
     """Issue an operator's certificate for the API on TCP: ca.pem, cert.pem and key.pem, as docker wants them.
 
     \b
-    skep swarm client-cert alice --directory ~/.docker
-    docker --tlsverify -H tcp://192.168.1.10:2376 node ls
+    Examples:
+      skep swarm client-cert alice --directory ~/.docker
+      docker --tlsverify -H tcp://192.168.1.10:2376 node ls
     """
     from skep.agent.identity import new_key_request  # Imported late: cryptography is slow to load.
 
@@ -158,9 +224,7 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 @swarm.command()
-@click.option("--task-history-limit", type=int, help="How many ended tasks are kept per slot.")
-@click.option("--dispatcher-heartbeat", type=DURATION, help="How often nodes say that they live.")
-@click.option("--cert-expiry", type=DURATION, help="Life of node certificates.")
+@_spec_options
 @click.option(
     "--rebalance",
     type=click.Choice(["auto", "manual"]),
@@ -168,21 +232,79 @@ def _write(path: Path, text: str, mode: int) -> None:
 )
 @click.pass_obj
 @refusals
-def update(host: str | None, /, rebalance: str | None, **options: int | None) -> None:
-    """Change the swarm's settings."""
+def update(host: str | None, /, rebalance: str | None, **options: Any) -> None:
+    """Change the swarm's settings.
+
+    \b
+    Examples:
+      skep swarm update --cert-expiry 720h --task-history-limit 3
+      skep swarm update --autolock
+    """
     engine = Engine(host)
     cluster = engine.get("/swarm")
-    spec: Json = cluster["Spec"]
-    places = {
-        "task_history_limit": ("Orchestration", "TaskHistoryRetentionLimit"),
-        "dispatcher_heartbeat": ("Dispatcher", "HeartbeatPeriod"),
-        "cert_expiry": ("CAConfig", "NodeCertExpiry"),
-    }
-    for option, value in options.items():
-        if value is not None:
-            group, name = places[option]
-            spec.setdefault(group, {})[name] = value
+    was_locked = bool((cluster["Spec"].get("EncryptionConfig") or {}).get("AutoLockManagers"))
+    spec = _changed(cluster["Spec"], options)
     if rebalance:
         spec["Labels"] = {**(spec.get("Labels") or {}), "skep.rebalance": rebalance}
     engine.post("/swarm/update", spec, version=cluster["Version"]["Index"])
     click.echo("Swarm updated.")
+    if options["autolock"] and not was_locked:
+        show_unlock_key(engine)
+
+
+def show_unlock_key(engine: Engine) -> None:
+    """Print the key that a restarted manager asks for."""
+    key = engine.get("/swarm/unlockkey")["UnlockKey"]
+    click.echo("To unlock a swarm manager after it restarts, run the `skep swarm unlock`")
+    click.echo(f"command and provide the following key:\n\n    {key}\n")
+    click.echo("Remember to store this key in a password manager, since without it you")
+    click.echo("will not be able to restart the manager.")
+
+
+@swarm.command("unlock-key")
+@click.option("--rotate", is_flag=True, help="Make a new key; the old one opens nothing from now on.")
+@click.option("-q", "--quiet", is_flag=True, help="The key only.")
+@click.pass_obj
+@refusals
+def unlock_key(host: str | None, rotate: bool, quiet: bool) -> None:
+    """Show, or replace, the key that opens a locked manager.
+
+    \b
+    Examples:
+      skep swarm unlock-key
+      skep swarm unlock-key --rotate --quiet
+    """
+    engine = Engine(host)
+    if rotate:
+        cluster = engine.get("/swarm")
+        version = cluster["Version"]["Index"]
+        engine.post("/swarm/update", cluster["Spec"], version=version, rotateManagerUnlockKey=True)
+        if not quiet:
+            click.echo("Successfully rotated manager unlock key.\n")
+    key = engine.get("/swarm/unlockkey")["UnlockKey"]
+    if not key:
+        raise click.ClickException("no unlock key is set; `skep swarm update --autolock` makes one")
+    if quiet:
+        click.echo(key)
+    else:
+        show_unlock_key(engine)
+
+
+@swarm.command()
+@click.pass_obj
+@refusals
+def unlock(host: str | None) -> None:
+    """Open a manager that is locked after a restart; asks for the key, or reads it from standard input.
+
+    \b
+    Examples:
+      skep swarm unlock
+      skep swarm unlock < key.txt
+    """
+    engine = Engine(host)
+    state = engine.get("/info")["Swarm"]["LocalNodeState"]
+    if state != "locked":
+        raise click.ClickException(f"this manager is not locked (its state is {state}); there is nothing to unlock")
+    is_asked = sys.stdin.isatty()
+    key = click.prompt("Enter unlock key", hide_input=True) if is_asked else sys.stdin.readline()
+    engine.post("/swarm/unlock", {"UnlockKey": key.strip()})

@@ -5,15 +5,14 @@ Edge: the terminal.
 
 import json
 import time
-from urllib.parse import quote
 
 import click
 
 import skep
 from skep.cli import render
 from skep.cli.client import Engine, Json, parse_filters, refusals
+from skep.cli.moments import MOMENT
 from skep.cli.options import filter_option, format_option
-from skep.lib.timestamps import parse_rfc3339
 
 
 @click.command()
@@ -21,10 +20,16 @@ from skep.lib.timestamps import parse_rfc3339
 @click.pass_obj
 @refusals
 def info(host: str | None, template: str) -> None:
-    """Show this node and its swarm."""
+    """Show this node and its swarm.
+
+    \b
+    Examples:
+      skep info
+      skep info --format '{{.Swarm.LocalNodeState}}'
+    """
     answer: Json = Engine(host).get("/info")
     if template:
-        click.echo(json.dumps(answer) if template == "json" else render.inspect([answer], template))
+        click.echo(render.one(answer, template))
         return
     swarm = answer["Swarm"]
     lines = [
@@ -56,11 +61,17 @@ def info(host: str | None, template: str) -> None:
 @click.pass_obj
 @refusals
 def version(host: str | None, template: str) -> None:
-    """Show the versions of client and daemon."""
+    """Show the versions of client and daemon.
+
+    \b
+    Examples:
+      skep version
+      skep version --format '{{.Server.Version}}'
+    """
     server: Json = Engine(host).get("/version")
     both = {"Client": {"Version": skep.__version__}, "Server": server}
     if template:
-        click.echo(json.dumps(both) if template == "json" else render.inspect([both], template))
+        click.echo(render.one(both, template))
         return
     click.echo(f"Client:\n Version:      {skep.__version__}\n")
     click.echo(f"Server: {server.get('Platform', {}).get('Name', 'Skep')}\n Version:      {server['Version']}")
@@ -70,41 +81,33 @@ def version(host: str | None, template: str) -> None:
 @click.command()
 @filter_option
 @format_option
-@click.option("--since", help="From this moment on: RFC 3339 or seconds since 1970.")
-@click.option("--until", help="Up to this moment.")
+@click.option("--since", type=MOMENT, default="", help="From this moment on: RFC 3339, seconds since 1970, or 10m.")
+@click.option("--until", type=MOMENT, default="", help="Up to this moment.")
 @click.pass_obj
 @refusals
-def events(host: str | None, filters: tuple[str, ...], template: str, since: str | None, until: str | None) -> None:
-    """Show what happens, as it happens, until interrupted or `--until` has come."""
+def events(host: str | None, filters: tuple[str, ...], template: str, since: str, until: str) -> None:
+    """Show what happens, as it happens, until interrupted or `--until` has come.
+
+    \b
+    Examples:
+      skep events --filter type=service
+      skep events --since 10m --until 0s --format json
+    """
     engine = Engine(host)
     engine.http.timeout_s = None
-    query = {"since": _moment(since), "until": _moment(until)}
     chosen = parse_filters(filters)
-    parts = [f"{key}={value}" for key, value in query.items() if value]
-    if chosen:
-        parts.append(f"filters={json.dumps(chosen)}".replace(" ", ""))
-
-    path = "/events" + ("?" + "&".join(quote(part, safe="=") for part in parts) if parts else "")
+    query = {"since": since or None, "until": until or None, "filters": json.dumps(chosen) if chosen else None}
     try:
-        with engine.http.stream("GET", path) as stream:
+        with engine.stream("GET", "/events", **query) as stream:
             for line in stream.lines():
                 _print_event(json.loads(line), template)
     except KeyboardInterrupt:
         return
 
 
-def _moment(text: str | None) -> str:
-    if not text or text.replace(".", "").isdecimal():
-        return text or ""
-    try:
-        return f"{parse_rfc3339(text) / 1e9:.9f}"
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _print_event(event: Json, template: str) -> None:
     if template:
-        click.echo(json.dumps(event) if template == "json" else render.inspect([event], template))
+        click.echo(render.one(event, template))
         return
     actor = event.get("Actor", {})
     attributes = ", ".join(f"{key}={value}" for key, value in sorted(actor.get("Attributes", {}).items()))

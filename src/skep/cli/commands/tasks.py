@@ -4,9 +4,15 @@ Edge: the daemon.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
 
 from skep.cli import render
 from skep.cli.client import Engine, Json
+from skep.cli.options import filter_option, format_option, no_trunc_option, quiet_option
 from skep.lib.timestamps import parse_rfc3339
 
 COLUMNS = {
@@ -22,23 +28,44 @@ COLUMNS = {
 SHORT_ID, SHORT_ERROR = 12, 30
 
 
-def listing(engine: Engine, filters: dict[str, list[str]], template: str, *, is_quiet: bool, is_whole: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How tasks are listed; the fields are the options of `shape_options`."""
+
+    template: str
+    quiet: bool
+    no_trunc: bool
+    no_resolve: bool
+
+
+def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of every list of tasks: filters, and those of `Shape`."""
+    no_resolve = click.option("--no-resolve", is_flag=True, help="Ids instead of names.")
+    for option in (no_resolve, no_trunc_option, quiet_option, format_option, filter_option):
+        command = option(command)
+    return command
+
+
+def listing(engine: Engine, filters: dict[str, list[str]], shape: Shape) -> str:
     """List tasks, the newest of each slot first and its history indented below, as Docker does."""
     found = engine.list("/tasks", filters)
-    services = engine.names("services", {task["ServiceID"] for task in found if task.get("ServiceID")})
-    nodes = engine.names("nodes", {task["NodeID"] for task in found if task.get("NodeID")})
+    services: dict[str, Json] = {}
+    nodes: dict[str, Json] = {}
+    if not shape.no_resolve:
+        services = engine.names("services", {task["ServiceID"] for task in found if task.get("ServiceID")})
+        nodes = engine.names("nodes", {task["NodeID"] for task in found if task.get("NodeID")})
     found.sort(key=lambda task: parse_rfc3339(task["CreatedAt"]), reverse=True)
     found.sort(key=lambda task: (_service_name(task, services), task.get("Slot", 0), task.get("NodeID", "")))
-    if is_quiet:
+    if shape.quiet:
         return "\n".join(task["ID"] for task in found)
     rows: list[Json] = []
     previous = ""
     for task in found:
         name = f"{_service_name(task, services)}.{task.get('Slot') or task.get('NodeID', '')}"
         shown = f" \\_ {name}" if name == previous else name
-        rows.append(_row(task, shown, nodes, is_whole))
+        rows.append(_row(task, shown, nodes, is_whole=shape.no_trunc))
         previous = name
-    return render.listing(rows, COLUMNS, template)
+    return render.listing(rows, COLUMNS, shape.template)
 
 
 def _service_name(task: Json, services: dict[str, Json]) -> str:
@@ -46,7 +73,7 @@ def _service_name(task: Json, services: dict[str, Json]) -> str:
     return str(service["Spec"]["Name"]) if service else str(task.get("ServiceID", ""))
 
 
-def _row(task: Json, name: str, nodes: dict[str, Json], is_whole: bool) -> Json:
+def _row(task: Json, name: str, nodes: dict[str, Json], *, is_whole: bool) -> Json:
     node = nodes.get(task.get("NodeID", ""))
     status = task["Status"]
     error = status.get("Err") or ""

@@ -6,6 +6,7 @@ Pure. Source: moby/daemon/cluster/helpers.go, also for the sentences.
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from skep.core import containers
 from skep.model.base import Object
 from skep.model.cluster import Cluster
 from skep.model.errors import InvalidSpec, NotFound, NotManager
@@ -33,7 +34,8 @@ def find_service(view: View, reference: str) -> Service:
 
 
 def find_task(view: View, reference: str) -> Task:
-    return _find("task", view.tasks, reference, ())
+    """A task by its id, the beginning of it, its name, or the place it fills, such as `web.1`."""
+    return _find("task", view.tasks, reference, containers.find_tasks(view, reference) if "." in reference else ())
 
 
 def find_node(view: View, reference: str) -> Node:
