@@ -9,7 +9,7 @@ from skep.edge.clock import SystemClock, SystemDice
 from skep.model.assignment import Delta
 from skep.model.errors import SkepError
 from skep.model.node import NodeDescription
-from skep.model.session import FileSent, FileWanted, Hello, ManagerAddress, StreamData, StreamRequest, TaskReport
+from skep.model.session import Answer, Hello, ManagerAddress, Question, StreamData, StreamRequest, TaskReport
 from skep.store.changes import Batch
 from skep.store.state import View
 
@@ -152,11 +152,11 @@ class FakeHandler:
             if self.unstored.get(report.task_id) == report:
                 del self.unstored[report.task_id]
 
-    async def next_wanted(self) -> Sequence[FileWanted]:
+    async def next_wanted(self) -> Sequence[Question]:
         return await self.wants.next()
 
-    def file_sent(self, sent: FileSent) -> None:
-        self.wants.take(sent)
+    def answered(self, answer: Answer) -> None:
+        self.wants.take(answer)
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers

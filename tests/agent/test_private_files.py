@@ -42,7 +42,7 @@ async def a_manager(node: NodeUnderTest, values: Mapping[str, bytes], templated:
                 else:
                     driver = "golang" if wanted.file_id in templated.split() else ""
                     sent = FileSent(wanted=wanted, payload=values[wanted.file_id], templating=driver)
-                node.agent.file_sent(sent)
+                node.agent.answered(sent)
 
     answering = asyncio.create_task(answer())
     try:

@@ -67,7 +67,7 @@ class FakeDataPlane:
         if self._intent is None:
             raise DataPlaneFailure(f"task {config.task_id} cannot have a network before the node has its assignments")
         for interface in config.interfaces:
-            if f"network/{interface.network_id}" not in self._intent.networks:
+            if interface.network_id and f"network/{interface.network_id}" not in self._intent.networks:
                 raise DataPlaneFailure(f"network {interface.network_id} is not programmed on this node")
         old = self.kernel.sandboxes.get(config.task_id)
         gateway = config.ingress_address.partition("/")[0]

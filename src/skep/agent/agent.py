@@ -14,6 +14,7 @@ import structlog
 
 from skep.agent import adoption, preparation
 from skep.agent.assignments import TASK_PREFIX, AssignmentSet, Change
+from skep.agent.attachments import Attachments
 from skep.agent.description import Descriptions, NodeFacts
 from skep.agent.engine import Connect, open_engine
 from skep.agent.executor import DEFAULT_GRACE, Executor, Found
@@ -24,12 +25,13 @@ from skep.agent.network import Mesh
 from skep.agent.records import RecordStore
 from skep.agent.report import ReportBook
 from skep.agent.wants import Wants
+from skep.core.mesh import naming
 from skep.core.templates import NodeNames
 from skep.lib.durations import SECOND
 from skep.model.assignment import AssignedTask, Delta
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.node import NodeDescription
-from skep.model.session import FileSent, FileWanted, Hello, LogRequest, ManagerAddress, StreamData, TaskReport
+from skep.model.session import Answer, Hello, LogRequest, ManagerAddress, Question, StreamData, TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock
@@ -104,6 +106,7 @@ class Agent:
             wants=self._wants,
             files=ports.files,
         )
+        self.attachments = Attachments(self._host, self._assignments)
         self._executors: dict[str, Executor] = {}
         self._fence = Fence(ports.clock, self._executors.values)
         self._sweeping: set[str] = set()
@@ -134,6 +137,7 @@ class Agent:
             group.create_task(self._watch_exits())
             group.create_task(self._look_around())
             group.create_task(self._fence.run())
+            group.create_task(self.attachments.run())
             self._is_due.set()
             while True:
                 await self._is_due.wait()
@@ -145,13 +149,14 @@ class Agent:
         between = preparation.pauses()
         while True:
             try:
-                sandboxes = frozenset(await self._ports.plane.sandboxes())
+                existing = await self._ports.plane.sandboxes()
+                sandboxes = frozenset(name for name in existing if not naming.is_plain(name))
                 found = await self._ports.runtime.list_containers()
             except (RuntimeFailure, DataPlaneFailure) as failure:
                 log.warning("waiting to see what runs on this node", error=str(failure))
                 await self._ports.clock.sleep(between.next())
             else:
-                records = frozenset(self._host.records.task_ids())
+                records = frozenset(name for name in self._host.records.task_ids() if not naming.is_plain(name))
                 records |= frozenset(self._ports.files.task_ids() if self._ports.files else ())
                 containers = adoption.own_containers(found, self._facts.node_id, sandboxes | records)
                 return adoption.Inventory(containers, sandboxes, self._facts.boot_id, records)
@@ -163,7 +168,7 @@ class Agent:
         assignments may be an older one, and the task may have run and been removed since.
         """
         for assigned in list(self._assignments.intent.tasks.values()):
-            if assigned.task.id not in self._executors.keys() | self._broken:
+            if assigned.task.id not in self._executors.keys() | self._broken and not assigned.task.is_attachment:
                 found = self._find(assigned)
                 if self._is_current or found.is_begun:
                     self._engage(group, assigned, found)
@@ -260,11 +265,13 @@ class Agent:
             await self._look_at_all()
 
     async def _look_at(self, container_id: str) -> None:
+        await self.attachments.ended(container_id)
         for executor in list(self._executors.values()):
             if executor.container_id == container_id:
                 await executor.look()
 
     async def _look_at_all(self) -> None:
+        await self.attachments.look_at_all()
         try:
             found = await self._ports.runtime.list_containers()
         except RuntimeFailure as failure:  # Not known is not gone: nothing is said of the containers.
@@ -314,6 +321,7 @@ class Agent:
             self._is_current = True
             self._is_due.set()  # What waited for a manager's word may begin, also on one that changes nothing.
         self._mesh.note(change)
+        self.attachments.note()
         self._pass_on(change)
 
     def _pass_on(self, change: Change) -> None:
@@ -341,11 +349,11 @@ class Agent:
     async def reported(self, reports: Sequence[TaskReport]) -> None:
         self._book.confirm(reports)
 
-    async def next_wanted(self) -> Sequence[FileWanted]:
+    async def next_wanted(self) -> Sequence[Question]:
         return await self._wants.next()
 
-    def file_sent(self, sent: FileSent) -> None:
-        self._wants.take(sent)
+    def answered(self, answer: Answer) -> None:
+        self._wants.take(answer)
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers
@@ -362,6 +370,7 @@ class Agent:
         self._is_empty.clear()
         await self.assign(self._assignments.epoch, Delta(base=0, version=self._assignments.version + 1))
         await self._is_empty.wait()
+        await self.attachments.clear()
         self._assignments.clear()
         self._mesh.forget()
         await self._clear_plane()

@@ -20,6 +20,7 @@ from skep.model.node import TLSInfo
 from skep.model.session import (
     Applied,
     Assignments,
+    AttachmentAnswered,
     FileSent,
     FromAgent,
     FromManager,
@@ -134,8 +135,8 @@ class Conversation:
                 case ReportStored():
                     self._stored = max(self._stored, message.number)
                     self._is_stored.set()
-                case FileSent():
-                    self._handler.file_sent(message)
+                case FileSent() | AttachmentAnswered():
+                    self._handler.answered(message)
                 case Managers():
                     await learn(message.managers)
                 case StreamOpen() | StreamData() | StreamCredit() | StreamEof() | StreamEnd():
@@ -185,7 +186,7 @@ class Conversation:
         raise SessionOver("the node describes itself anew")
 
     async def _ask(self) -> None:
-        """Ask for the secrets and configs of tasks that are being prepared."""
+        """Ask for secrets and configs of tasks that are being prepared, and for containers' places on networks."""
         while True:
             for wanted in await self._handler.next_wanted():
                 await self._send(wanted)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from skep.model.assignment import Delta
-from skep.model.session import FileSent, FileWanted, Hello, LogRequest, ManagerAddress, StreamData, TaskReport
+from skep.model.session import Answer, Hello, LogRequest, ManagerAddress, Question, StreamData, TaskReport
 from skep.ports.bytestream import ByteStream
 
 
@@ -56,11 +56,11 @@ class Handler(Protocol):
         """These reports are committed by the manager: do not send them again."""
         ...
 
-    async def next_wanted(self) -> Sequence[FileWanted]:
-        """Wait until a task's secret or config is to be asked for that this session has not asked for yet."""
+    async def next_wanted(self) -> Sequence[Question]:
+        """Wait until there is something to ask that this session has not asked yet."""
         ...
 
-    def file_sent(self, sent: FileSent) -> None:
+    def answered(self, answer: Answer) -> None:
         """A manager's answer; nothing of it may be written down."""
         ...
 

@@ -3,6 +3,7 @@
 Edge: holds adapters, does nothing itself.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from skep.agent.network import Mesh
 from skep.agent.records import RecordStore
 from skep.agent.wants import Wants
 from skep.core.templates import NodeNames
+from skep.lib.ids import new_id
 from skep.model.task import TaskStatus
 from skep.ports.clock import Clock
 from skep.ports.dataplane import DataPlane
@@ -27,6 +29,7 @@ class Host:
         boot_id: Differs after every boot of the machine.
         files: In memory, for secrets and configs; None where there is no such place. wants: asks managers for them.
         report: Takes each status of a task (by id) as it is reached.
+        new_id: Names what the node itself brings into being.
     """
 
     node: NodeNames
@@ -41,6 +44,7 @@ class Host:
     report: Callable[[str, TaskStatus], None]
     wants: Wants
     files: FilePlaces | None = None
+    new_id: Callable[[], str] = lambda: new_id(os.urandom)
 
     def drop_files(self, task_id: str) -> None:
         """Remove a task's secrets and configs from memory."""

@@ -6,6 +6,7 @@ on the strength of it.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
@@ -119,10 +120,11 @@ class Mesh:
             task_id=task.id,
             interfaces=[SandboxInterface(network_id=a.network_id, address=a.address) for a in overlays],
             ingress_address=at_ingress[0].split("/")[0] if at_ingress else "",
-            gateway=self._has_way_out([a.network_id for a in overlays]),
+            gateway=self.has_way_out([a.network_id for a in overlays]),
         )
 
-    def _has_way_out(self, network_ids: list[str]) -> bool:
+    def has_way_out(self, network_ids: Sequence[str]) -> bool:
+        """Whether who is on these networks may leave them: one is not internal, or there is none."""
         networks = [self._assignments.network(network_id) for network_id in network_ids]
         return not networks or any(network is not None and not network.internal for network in networks)
 

@@ -44,7 +44,7 @@ async def prepare(host: Host, task: Task, version: int, stop_wanted: asyncio.Eve
     containers.check(spec)
     _check_host_ports(host, task)
     await unless(stop_wanted, images.have(host, task, spec.image))
-    await unless(stop_wanted, _wait_networks(host, version))
+    await unless(stop_wanted, wait_networks(host, version))
     sandbox = await host.plane.prepare(host.mesh.sandbox_of(task))
     await host.names.open(host.mesh.asker_of(task))
     _write_files(host, task, spec, spec.hostname)
@@ -71,7 +71,12 @@ def _check_host_ports(host: Host, task: Task) -> None:
             )
 
 
-async def _wait_networks(host: Host, version: int) -> None:
+async def wait_networks(host: Host, version: int) -> None:
+    """Wait until an assignment version is in force in the kernel.
+
+    Raises:
+        DataPlaneFailure: It takes too long.
+    """
     if host.mesh.applied_version >= version:
         return
     is_applied = asyncio.ensure_future(host.mesh.wait_applied(version - 1))

@@ -29,6 +29,7 @@ from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
+from skep.model.session import AttachmentAnswered, AttachmentWanted
 from skep.ports.clock import Clock, Dice
 from skep.ports.store import Store
 
@@ -129,7 +130,19 @@ class ManagerParts:
         epoch = new_id(dice.bytes)
         dispatcher = Dispatcher(epoch, replica.view, clock.now())
         shelf = Shelf(lambda: replica.view, seal)
-        sessions = Sessions(leader, dispatcher, lambda: replica.view, clock, epoch=epoch, files=shelf.answer)
+
+        async def answer_attachment(node_id: str, wanted: AttachmentWanted) -> AttachmentAnswered:
+            return await control.attachments.answer(node_id, wanted)  # Made below, of what these sessions are.
+
+        sessions = Sessions(
+            leader,
+            dispatcher,
+            lambda: replica.view,
+            clock,
+            epoch=epoch,
+            files=shelf.answer,
+            attachments=answer_attachment,
+        )
         replica.observers.append(sessions.observe)
         self._sessions = sessions
         control = SwarmControl(

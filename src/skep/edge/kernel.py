@@ -93,7 +93,7 @@ class Kernel:
         if self.intent is None:
             raise DataPlaneFailure(f"task {config.task_id} cannot have a network before the node has its assignments")
         for interface in config.interfaces:
-            if f.Skeleton(naming.router_space(interface.network_id)) not in self.known:
+            if interface.network_id and f.Skeleton(naming.router_space(interface.network_id)) not in self.known:
                 raise DataPlaneFailure(
                     f"network {interface.network_id} is not programmed on this node: assign it before its tasks"
                 )
@@ -101,7 +101,7 @@ class Kernel:
         new = self._record_of(config, old)
         self._records.write(new)
         self._sandboxes[config.task_id] = new
-        sandboxes.make_inside(self._namespaces, config.task_id)
+        sandboxes.make_inside(self._namespaces, config.task_id, config.namespace)
         self._carry_out(program.sandbox_edits(self.known, self.intent, self._station, old, new))
         self._mend_suspects()
         return self._namespaces.path(config.task_id)

@@ -141,6 +141,30 @@ class NamespaceDirectory:
             os.close(home)
         return True
 
+    def keep(self, name: str, source: Path) -> None:
+        """Give a namespace that someone else made a name here, unless it has that name.
+
+        Raises:
+            NamespaceFailure: It is gone, or the name is another's.
+        """
+        path = self.path(name)
+        try:
+            wanted = source.stat()
+        except OSError as error:
+            raise NamespaceFailure(f"there is no network namespace at {source}") from error
+        if self.exists(name):
+            found = path.stat()
+            if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+                raise NamespaceFailure(f"{path} is another namespace than {source}")
+            return
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        try:
+            _check(_libc.mount(os.fsencode(source), os.fsencode(path), None, MS_BIND, None), f"keep {source} at {path}")
+        except NamespaceFailure:
+            path.unlink(missing_ok=True)
+            raise
+
     def remove(self, name: str) -> None:
         """Let go of it; the kernel frees it with its last process. No error if it is gone."""
         path = self.path(name)

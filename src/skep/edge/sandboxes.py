@@ -74,13 +74,20 @@ def free_gateway_address(taken: Iterable[str]) -> str:
     raise NamespaceFailure(f"every address of the node-local pool {naming.LOCAL_POOL} is taken: run fewer tasks here")
 
 
-def make_inside(namespaces: NamespaceDirectory, task_id: str) -> None:
-    """Make a task's namespace and set it up, but for its interfaces. Repeating it does no harm."""
-    namespaces.make(task_id)
+def make_inside(namespaces: NamespaceDirectory, task_id: str, existing: Path | None = None) -> None:
+    """Make a task's namespace and set it up, but for its interfaces. Repeating it does no harm.
+
+    Args:
+        existing: A namespace to take over instead: it keeps what its maker set.
+    """
+    if existing is not None:
+        namespaces.keep(task_id, existing)
+    else:
+        namespaces.make(task_id)
     descriptor = namespaces.open(task_id)
     try:
         with entered(descriptor):
-            for name, value in SANDBOX_SYSCTLS.items():
+            for name, value in SANDBOX_SYSCTLS.items() if existing is None else ():
                 write_sysctl(name, value)
             route = NetlinkSocket()
         try:

@@ -6,7 +6,10 @@ falls too far behind loses its session, comes back and is told what it has misse
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from typing import Final
+
+import structlog
 
 from skep.manager.streams import Streams
 from skep.model import session as protocol
@@ -19,9 +22,13 @@ from skep.ports.transport import Channel
 MAX_QUEUED_MESSAGES: Final = 4096
 MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 MAX_QUEUED_REPORTS: Final = 16
+MAX_QUESTIONS: Final = 256
 ROOM_MESSAGES: Final = 256
 ROOM_BYTES: Final = 1024 * 1024
 """What streams leave in the queue, so that assignments never wait long behind them nor end the session."""
+
+
+log = structlog.get_logger(__name__)
 
 
 class SessionOver(Exception):
@@ -45,6 +52,7 @@ class Session:
         self._has_room = asyncio.Event()
         self._is_ending = asyncio.Event()
         self._ending: str | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     def push(self, message: FromManager) -> None:
         """Queue a message; a session whose agent is too far behind ends, and resumes by version."""
@@ -63,6 +71,32 @@ class Session:
         while self._ending is None and (len(self._queue) > ROOM_MESSAGES or self._queued_bytes > ROOM_BYTES):
             self._has_room.clear()
             await self._has_room.wait()
+
+    def answer(self, answering: Awaitable[FromManager]) -> None:
+        """Send what becomes of a question that takes a while.
+
+        Raises:
+            asyncio.QueueFull: The agent asked too much at once.
+        """
+        if len(self._answering) >= MAX_QUESTIONS:
+            raise asyncio.QueueFull(f"{MAX_QUESTIONS} questions are open")
+
+        async def pass_on() -> None:
+            self.push(await answering)
+
+        task = asyncio.ensure_future(pass_on())
+        self._answering.add(task)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        self._answering.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.error("a question could not be answered", node=self.node_id, error=str(failure))
+
+    def drop_answers(self) -> None:
+        """Nobody is there any more to be answered."""
+        for task in self._answering:
+            task.cancel()
 
     def tell(self, delta: Delta) -> None:
         """Queue assignments."""

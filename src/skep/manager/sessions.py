@@ -6,7 +6,7 @@ misbehaves is simply ended, and the agent comes back for what it has not got.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, assert_never
 
 import structlog
@@ -22,6 +22,8 @@ from skep.model.identity import Identity
 from skep.model.node import Node
 from skep.model.session import (
     Applied,
+    AttachmentAnswered,
+    AttachmentWanted,
     FileSent,
     FileWanted,
     Heartbeat,
@@ -58,6 +60,9 @@ REMOVED: Final = "this node was removed from the swarm"
 REPLACED: Final = "a newer session of this node took its place"
 
 
+Attach = Callable[[str, AttachmentWanted], Awaitable[AttachmentAnswered]]
+
+
 class Desk(Protocol):
     """What decides: where sessions bring what they hear. Async ones return once it is committed."""
 
@@ -90,6 +95,11 @@ def no_files(_node_id: str, wanted: FileWanted) -> FileSent:
     return FileSent(wanted=wanted, error=f"{wanted.kind} {wanted.file_id} not found")
 
 
+async def no_attachments(_node_id: str, wanted: AttachmentWanted) -> AttachmentAnswered:
+    """The answer of a manager that gives no places on networks."""
+    return AttachmentAnswered(wanted=wanted, error=f"network {wanted.network} not found", refusal="NotFound")
+
+
 class Sessions:
     """All sessions with this manager."""
 
@@ -102,6 +112,7 @@ class Sessions:
         *,
         epoch: str,
         files: Callable[[str, FileWanted], FileSent] = no_files,
+        attachments: Attach | None = None,
     ) -> None:
         """Prepare.
 
@@ -109,7 +120,9 @@ class Sessions:
             view: The state as of the last commit this manager saw.
             epoch: The dispatcher's: it names its numbering of versions.
             files: Answers a node, by id, that asks for a secret or config; see `Shelf`.
+            attachments: Answers one that asks for a plain container's place on a network; see `Attachments`.
         """
+        self._attachments = attachments or no_attachments
         self._files = files
         self._epoch = epoch
         self._desk = desk
@@ -301,6 +314,7 @@ class Sessions:
 
     def _leave(self, session: Session) -> None:
         session.streams.fail(f"the session of node {session.node_id} ended")
+        session.drop_answers()
         if self._by_node.get(session.node_id) is session:
             del self._by_node[session.node_id]
             self._dispatch.detach(session.node_id)
@@ -322,6 +336,8 @@ class Sessions:
                 self._note_applied(session, version)
             case FileWanted():
                 session.push(self._files(session.node_id, message))
+            case AttachmentWanted():
+                session.answer(self._attachments(session.node_id, message))
             case Report():
                 session.reports.put_nowait(message)
             case StreamData() | StreamEnd() | StreamCredit():

@@ -275,7 +275,13 @@ class LogDriver(Wire, frozen=True, kw_only=True):
 
 
 class NetworkAttachmentSpec(Wire, frozen=True, kw_only=True):
+    """A task that is no more than a plain container's place on a network.
+
+    Attributes: address: the one it asks for, without prefix; empty for any.
+    """
+
     container_id: str = ""
+    address: str = ""
 
 
 class TaskSpec(Wire, frozen=True, kw_only=True):

@@ -75,6 +75,33 @@ class FileWanted(Record, frozen=True, kw_only=True, tag="file_wanted"):
     file_id: str
 
 
+class AttachmentStep(enum.StrEnum):
+    """What a node asks about a plain container's place on a network."""
+
+    CHECK = "check"
+    ATTACH = "attach"
+    DETACH = "detach"
+
+
+class AttachmentWanted(Record, frozen=True, kw_only=True, tag="attachment_wanted"):
+    """A plain container of the node is to be on a network, or is no more; answered by `AttachmentAnswered`.
+
+    May be sent again after a lost session: the id says that it is the same.
+
+    Attributes:
+        task_id: Of the attachment, chosen by the node; empty for a mere check.
+        network: Its name or id. names: under which the container is known there.
+        address: The one asked for, without prefix; empty for any.
+    """
+
+    step: AttachmentStep
+    task_id: str = ""
+    network: str = ""
+    container_id: str = ""
+    names: tuple[str, ...] = ()
+    address: str = ""
+
+
 # --- manager to agent ----------------------------------------------------------
 
 
@@ -125,6 +152,24 @@ class FileSent(Record, frozen=True, kw_only=True, tag="file_sent"):
 
     def __repr__(self) -> str:  # Never the value: what is printed ends up in logs.
         return f"FileSent(wanted={self.wanted!r}, error={self.error!r})"
+
+
+class AttachmentAnswered(Record, frozen=True, kw_only=True, tag="attachment_answered"):
+    """What became of it; the address itself comes with the assignments.
+
+    Attributes:
+        error: Why not; empty if so. refusal: name of the class of `model.errors` it is.
+    """
+
+    wanted: AttachmentWanted
+    network_id: str = ""
+    network_name: str = ""
+    error: str = ""
+    refusal: str = ""
+
+
+Question = FileWanted | AttachmentWanted
+Answer = FileSent | AttachmentAnswered
 
 
 class Refused(Record, frozen=True, kw_only=True, tag="refused"):
@@ -207,13 +252,14 @@ def cost_of(part: StreamData) -> int:
     return max(len(part.payload), SMALLEST_COST)
 
 
-FromAgent = Hello | Report | Heartbeat | Applied | FileWanted | StreamData | StreamCredit | StreamEnd
+FromAgent = Hello | Report | Heartbeat | Applied | FileWanted | AttachmentWanted | StreamData | StreamCredit | StreamEnd
 FromManager = (
     Welcome
     | Managers
     | Assignments
     | ReportStored
     | FileSent
+    | AttachmentAnswered
     | Refused
     | StreamOpen
     | StreamData

@@ -97,6 +97,13 @@ class Task(Object, frozen=True, kw_only=True):
     has_registry_auth: bool = False
 
     @property
+    def is_attachment(self) -> bool:
+        """Whether it runs nothing: it holds the address of a plain container of its node on a network."""
+        return self.spec.network_attachment_spec is not None
+
+    @property
     def name(self) -> str:
         """`web.3.<id>`, or with the node's id in place of the slot: Docker's name of task and container."""
+        if self.is_attachment:
+            return f"attachment.{self.id}"
         return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"

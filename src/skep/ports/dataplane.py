@@ -31,13 +31,20 @@ class SandboxInterface:
 
 @dataclass(frozen=True, slots=True)
 class SandboxConfig:
-    """Attributes: interfaces: eth0 first; ingress_address: in the ingress network, empty without; gateway: whether it
-    gets the way out (false when all its networks are internal)."""
+    """What a sandbox is to have.
+
+    Attributes:
+        interfaces: eth0 first; one without network leaves its number free.
+        ingress_address: In the ingress network, empty without.
+        gateway: Whether it gets the way out (false when all its networks are internal).
+        namespace: A namespace that is there already and becomes the sandbox; None makes one.
+    """
 
     task_id: str
     interfaces: Sequence[SandboxInterface]
     ingress_address: str = ""
     gateway: bool = True
+    namespace: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

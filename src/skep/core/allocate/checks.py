@@ -106,6 +106,8 @@ def check_network(view: View, spec: NetworkSpec) -> None:
         raise InvalidSpec(f'network driver "{spec.driver}" cannot span a swarm; use "overlay"')
     if spec.ingress and any(network.spec.ingress for network in view.networks.values()):
         raise Conflict("an ingress network is already present; remove it before you create another")
+    if not _entries(spec):
+        _check_pools(view)
     for subnet, config in zip(ipam.read_ipam(spec), _entries(spec), strict=True):
         for other in view.networks.values():
             if _addresses(other).overlap(subnet.first, subnet.last):
@@ -119,6 +121,29 @@ def check_network(view: View, spec: NetworkSpec) -> None:
                     f"invalid subnet {config.subnet}: it contains {node.status.addr}, the address of node "
                     f'"{node.description.hostname}"; choose another subnet'
                 )
+
+
+def _check_pools(view: View) -> None:
+    taken = RangeSet()
+    for network in view.networks.values():
+        for first, last in _addresses(network):
+            taken.add(first, last)
+    cluster = view.cluster
+    pools = cluster.default_address_pools if cluster else ()
+    if cluster is not None and ipam.next_subnet(pools, cluster.subnet_size, taken, _underlay(view)) is None:
+        raise Conflict(
+            "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the "
+            f"network: no /{cluster.subnet_size} is left in {', '.join(pools) or 'none'}; remove networks or give "
+            "this one a subnet"
+        )
+
+
+def _underlay(view: View) -> Iterator[int]:
+    for node in view.nodes.values():
+        try:
+            yield ipam.number_of(node.status.addr)
+        except ValueError:
+            continue  # No address yet, or not IPv4: in no subnet's way.
 
 
 def _entries(spec: NetworkSpec) -> list[IPAMConfig]:

@@ -6,6 +6,7 @@ Source: swarmkit/manager/allocator (portallocator.go, cnmallocator/networkalloca
 
 from collections.abc import Iterable, Sequence
 
+from skep.core.allocate import ipam
 from skep.core.allocate.ledger import (
     Addressing,
     Cause,
@@ -60,6 +61,30 @@ class Takings:
             raise Refusal(self._exhausted(space, self.ledger.networks[network_id]), space)
         self.taken.append((space, number))
         return self.ledger.networks[network_id].write(number)
+
+    def asked_address(self, network_id: str, asked: str) -> str:
+        """Take the address that is asked for, with its prefix length.
+
+        Raises:
+            Refusal: It is not one of the network's, or another has it.
+        """
+        network, space = self.ledger.networks[network_id], address_space(network_id)
+        try:
+            number = ipam.number_of(asked)
+        except ValueError:
+            raise Refusal(f"invalid address {asked}: an IPv4 address is needed", ("network", network_id)) from None
+        if not any(subnet.first < number < subnet.last for subnet in network.subnets):
+            raise Refusal(
+                f"invalid address {asked}: It does not belong to any of this network's subnets: {network}",
+                ("network", network_id),
+            )
+        if not self.ledger.take(space, self.owner, number):
+            raise Refusal(
+                f"Address already in use: {asked} in network {network}; choose another or leave it to the swarm",
+                ("number", *space, str(number)),
+            )
+        self.taken.append((space, number))
+        return network.write(number)
 
     def dynamic_port(self, port: PortConfig, named: frozenset[int]) -> int:
         """Choose a published port.

@@ -153,6 +153,10 @@ class Ledger:
         """A number of a space for an owner; None when the space has none left at present."""
         return self.pools[space].choose(owner[1], now)
 
+    def take(self, space: Space, owner: Owner, number: int) -> bool:
+        """Give an owner the number it asks for; False if it is another's or nobody's to have."""
+        return self.pools[space].take(number, owner[1])
+
     def give_back(self, owner: Owner, claims: Iterable[tuple[Space, int]]) -> None:
         """Undo `choose` for numbers that are not used after all."""
         for space, number in claims:

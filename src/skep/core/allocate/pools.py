@@ -28,7 +28,8 @@ class Pool:
     def __init__(self, domain: Iterable[tuple[int, int]], reserved: Iterable[int] = ()) -> None:
         self.domain = sorted(domain)
         self.holders: dict[int, str] = {}
-        self._taken = RangeSet((number, number) for number in reserved)
+        self._reserved = frozenset(reserved)
+        self._taken = RangeSet((number, number) for number in self._reserved)
         self._freed: dict[int, None] = {}
         self._cooling: dict[int, Nanoseconds] = {}  # Ready-again moments, ascending: they are added as time goes on.
         self._cursor = 0
@@ -67,6 +68,16 @@ class Pool:
             self._taken.add(number)
             self._cursor = number + 1
         return number
+
+    def take(self, number: int, holder: str) -> bool:
+        """Give `holder` the number it asks for by name; False if another holds it or it is reserved.
+
+        Unlike a chosen one it need not have cooled down: who asks for an address again wants that very one.
+        """
+        if number in self.holders or number in self._reserved:
+            return self.holders.get(number) == holder
+        self.hold(number, holder)
+        return True
 
     def free_count(self, now: Nanoseconds) -> int:
         """How many numbers `choose` could give out now."""

@@ -31,6 +31,7 @@ from skep.store.changes import Change, Put
 from skep.store.state import Draft, View
 
 ALLOCATED_MESSAGE = "pending task scheduling"
+ATTACHED_MESSAGE = "address allocated"
 
 
 def reconcile(view: View, dirty: Dirty, ledger: Ledger, now: Nanoseconds) -> Plan:
@@ -215,9 +216,11 @@ class _Allocation:
                 status = msgspec.structs.replace(task.status, err=str(refusal), timestamp=self.now)
                 self._put(task, msgspec.structs.replace(task, status=status))
             return
-        status = msgspec.structs.replace(
-            task.status, state=TaskState.PENDING, message=ALLOCATED_MESSAGE, err="", timestamp=self.now
+        # An attachment was made for its node, by that node: nothing is left to be decided.
+        state, message = (
+            (TaskState.ASSIGNED, ATTACHED_MESSAGE) if task.is_attachment else (TaskState.PENDING, ALLOCATED_MESSAGE)
         )
+        status = msgspec.structs.replace(task.status, state=state, message=message, err="", timestamp=self.now)
         endpoint = service.endpoint if service else None
         self._put(task, msgspec.structs.replace(task, status=status, endpoint=endpoint, attachments=attachments))
 
@@ -242,9 +245,12 @@ class _Allocation:
             found.append(Attachment(network_id=wanted.target, aliases=aliases, driver_opts=options))
         for attachment in found:
             ready_network(self.view, self.ledger, attachment.network_id)
-        return [
-            msgspec.structs.replace(attachment, address=takings.address(attachment.network_id)) for attachment in found
-        ]
+        asked = task.spec.network_attachment_spec.address if task.spec.network_attachment_spec else ""
+
+        def choose(network_id: str) -> str:
+            return takings.asked_address(network_id, asked) if asked else takings.address(network_id)
+
+        return [msgspec.structs.replace(each, address=choose(each.network_id)) for each in found]
 
     # --- the plan --------------------------------------------------------------
 

@@ -103,6 +103,8 @@ def endpoint(task: Task, attachment: Attachment, node: Node | None) -> NetworkEn
 
 
 def _names(task: Task, node: Node | None) -> list[str]:
+    if task.is_attachment:
+        return [name for attachment in task.attachments for name in attachment.aliases]
     names = [task.name]
     wanted = task.spec.container_spec.hostname if task.spec.container_spec else ""
     if wanted:

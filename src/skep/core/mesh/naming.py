@@ -18,6 +18,7 @@ PORT_PREFIX: Final = "skt"
 SANDBOX_GATEWAY_DEVICE: Final = "gw"
 
 ROUTER_PREFIX: Final = "net-"
+PLAIN_PREFIX: Final = "plain-"
 GATEWAY_NEXT_HOP: Final = "169.254.1.1"
 """What a sandbox's default route points at. No interface carries it: both ends have fixed neighbour entries."""
 
@@ -53,8 +54,18 @@ def router_space(network_id: str) -> str:
 
 
 def is_router(namespace: str) -> bool:
-    """Whether a namespace is a router's; the others are tasks'."""
+    """Whether a namespace is a router's; the others are tasks' and plain containers'."""
     return namespace.startswith(ROUTER_PREFIX)
+
+
+def plain_sandbox(id: str) -> str:
+    """The name of a plain container's sandbox. Args: id: its own, of no other thing."""
+    return f"{PLAIN_PREFIX}{id}"
+
+
+def is_plain(name: str) -> bool:
+    """Whether a sandbox, or a record of that name, is of a plain container; the others are tasks'."""
+    return name.startswith(PLAIN_PREFIX)
 
 
 def is_local(address: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
+from skep.manager.attachments import Attachments
 from skep.manager.control import find, operators
 from skep.manager.control.cluster import ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
@@ -71,6 +72,7 @@ class SwarmControl:
 
     Attributes:
         registry: For the control port, which lets nodes in; its writes take turns with those of users.
+        attachments: For sessions: places of nodes' plain containers on networks; likewise.
     """
 
     def __init__(self, replica: Replica, surroundings: Surroundings) -> None:
@@ -85,6 +87,7 @@ class SwarmControl:
         self._configs = Configs(writes)
         self._rotation = Rotation(writes, surroundings.sealer)
         self.registry = NodeRegistry(writes)
+        self.attachments = Attachments(writes, replica.watch)
 
     @property
     def view(self) -> View:

@@ -77,7 +77,12 @@ def removal(view: View, node: Node, now: Nanoseconds, *, is_forced: bool) -> lis
         )
     if node.status.state != NodeState.DOWN and not is_forced:
         raise InUse(f"rpc error: code = FailedPrecondition desc = node {node.id} is not down and can't be removed")
-    return [Put(_without(the_cluster(view), node.id, now)), Delete("node", node.id, node.version)]
+    attachments = [task for task in view.tasks.where("node", node.id) if task.is_attachment]
+    return [
+        Put(_without(the_cluster(view), node.id, now)),
+        Delete("node", node.id, node.version),
+        *(Delete("task", task.id, task.version) for task in attachments),
+    ]
 
 
 def _without(cluster: Cluster, node_id: str, now: Nanoseconds) -> Cluster:

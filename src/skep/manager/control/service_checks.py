@@ -55,6 +55,8 @@ def checked_service(view: View, spec: ServiceSpec, service_id: str = "") -> Serv
         raise InvalidSpec("update and rollback configuration is not supported for jobs")
     allocate.check_attachments(view, spec)
     allocate.check_ports(view, spec, service_id)
+    if not service_id:
+        allocate.check_room(view, spec)
     _check_unique(view, spec, service_id)
     return spec
 
@@ -135,6 +137,8 @@ def _checked_task(view: View, template: TaskSpec) -> TaskSpec:
         raise Unsupported(f"services of runtime {template.runtime} are not possible; use containers")
     if template.container_spec is None:
         raise InvalidSpec("TaskSpec: missing runtime")
+    if template.network_attachment_spec is not None:
+        raise InvalidSpec("invalid TaskSpec: a service runs containers; attach plain ones with docker network connect")
     _check_restart(template.restart_policy or RestartPolicy())
     check_container(view, template.container_spec)
     return msgspec.structs.replace(template, networks=_resolved(view, template.networks))
