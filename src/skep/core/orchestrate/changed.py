@@ -31,8 +31,10 @@ def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
 
 def satisfies(placement: Placement | None, node: Node) -> bool:
     """Whether a node meets the constraints; False for a constraint that cannot be read."""
+    if placement is None or not placement.constraints:
+        return True
     try:
-        return constraints.matches_all(constraints.parse(placement.constraints if placement else None), node)
+        return constraints.matches_all(constraints.parse(placement.constraints), node)
     except InvalidSpec:
         return False
 

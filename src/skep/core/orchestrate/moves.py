@@ -5,6 +5,8 @@ is adopted and the replacement dropped. A task that must leave a living node goe
 is ready, a few at a time, as long as there is a place for it.
 """
 
+from collections.abc import Sequence
+
 from skep.core.orchestrate import modes, restart, starts
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
 from skep.model.lifecycle import TaskState
@@ -29,7 +31,7 @@ def settle(roster: Roster) -> None:
             roster.put(working[0], yielding=False)  # Nobody comes for whom it would make way.
 
 
-def _settle_slot(roster: Roster, working: list[Task]) -> None:
+def _settle_slot(roster: Roster, working: Sequence[Task]) -> None:
     wanted = [task for task in working if roster.is_wanted(task)]
     ready = [task for task in wanted if roster.is_ready(task)]
     if ready:
@@ -49,7 +51,7 @@ def _settle_slot(roster: Roster, working: list[Task]) -> None:
         _keep(roster, best, working)
 
 
-def _keep(roster: Roster, kept: Task, working: list[Task]) -> None:
+def _keep(roster: Roster, kept: Task, working: Sequence[Task]) -> None:
     if roster.is_wanted(kept):
         roster.put(kept, yielding=False)
     for task in working:

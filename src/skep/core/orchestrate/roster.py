@@ -35,9 +35,30 @@ class Start:
     restart: RestartRecord = NO_HISTORY
 
 
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A slot's tasks, oldest first. Attributes: live: wanted; working: wanted and not ended in any way."""
+
+    tasks: Sequence[Task]
+    live: Sequence[Task]
+    working: Sequence[Task]
+
+    @classmethod
+    def of(cls, tasks: Iterable[Task]) -> "_Slot":
+        ordered = sorted(tasks, key=age)
+        live = [task for task in ordered if task.desired_state <= TaskState.COMPLETE]
+        return cls(ordered, live, [task for task in live if not is_terminal(task.status.state)])
+
+
+NO_TASKS = _Slot((), (), ())
+
+
 @dataclass(slots=True)
 class Roster:
-    """Attributes: wakes: moments at which something is due although nothing changes; writes: counts changes."""
+    """Attributes: wakes: moments at which something is due although nothing changes; writes: counts changes.
+
+    What is derived is kept until a write makes it untrue: the steps ask the same again and again.
+    """
 
     view: View
     service: Service
@@ -51,33 +72,44 @@ class Roster:
     notes: list[str] = field(default_factory=list)
     is_service_deleted: bool = False
     writes: int = 0
+    mode: Mode = Mode.REPLICATED
+    _is_per_node: bool = False
+    _is_job: bool = False
+    _sorted: dict[SlotKey, _Slot] = field(default_factory=dict)
+    _restless_keys: list[SlotKey] | None = None
+    _nodes: dict[str, Node | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._read_mode()
 
     @classmethod
     def load(cls, view: View, service: Service, now: Nanoseconds, new_id: Callable[[], str]) -> "Roster":
         """Gather a service's tasks."""
         roster = cls(view, service, now, new_id)
+        slots, is_per_node = roster.slots, roster._is_per_node
         for task in view.tasks.where("service", service.id):
-            roster.slots.setdefault(roster.key(task), {})[task.id] = task
+            slots.setdefault(task.node_id if is_per_node else task.slot, {})[task.id] = task
         roster.restless = roster._find_restless()
         return roster
 
     def _find_restless(self) -> set[SlotKey]:
-        if modes.is_job(self.mode) or self.is_rolling:
+        if self._is_job or self.is_rolling:
             return set(self.slots)
         placement = self.service.spec.task_template.placement
         sound = {"": True}  # By node: whether a task that is as it should be may simply stay there.
         for slot in self.slots.values():
             node_id = next(iter(slot.values())).node_id
             if node_id not in sound:
-                node = self.view.nodes.get(node_id)
+                node = self._node(node_id)
                 sound[node_id] = node is not None and is_sound(node) and changed.satisfies(placement, node)
         return {key for key, slot in self.slots.items() if not self._is_restful(slot, sound)}
 
     def _is_restful(self, slot: dict[str, Task], sound: dict[str, bool]) -> bool:
-        (task, *others) = slot.values()
+        if len(slot) > 1:
+            return False
+        (task,) = slot.values()
         return (
-            not others
-            and task.desired_state == TaskState.RUNNING
+            task.desired_state == TaskState.RUNNING
             and task.status.state <= TaskState.RUNNING
             and not task.move
             and not task.yielding
@@ -88,14 +120,15 @@ class Roster:
 
     # --- the service -----------------------------------------------------------
 
-    @property
-    def mode(self) -> Mode:
-        return modes.mode_of(self.service.spec)
+    def _read_mode(self) -> None:
+        self.mode = modes.mode_of(self.service.spec)
+        self._is_per_node = modes.is_per_node(self.mode)
+        self._is_job = modes.is_job(self.mode)
 
     @property
     def goal(self) -> TaskState:
         """The desired state of a task that is to do its work."""
-        return TaskState.COMPLETE if modes.is_job(self.mode) else TaskState.RUNNING
+        return TaskState.COMPLETE if self._is_job else TaskState.RUNNING
 
     @property
     def is_rolling(self) -> bool:
@@ -113,33 +146,44 @@ class Roster:
     def change_service(self, **fields: Any) -> None:
         """Replace fields of the service."""
         self.service = msgspec.structs.replace(self.service, **fields)
+        self._read_mode()
         self.restless = set(self.slots)
+        self._restless_keys = None
         self.writes += 1
 
     # --- tasks ----------------------------------------------------------------
 
     def key(self, task: Task) -> SlotKey:
-        return task.node_id if modes.is_per_node(self.mode) else task.slot
+        return task.node_id if self._is_per_node else task.slot
 
     def slot_keys(self) -> list[SlotKey]:
         """All slots with tasks, sorted."""
         return sorted(self.slots, key=_order)
 
-    def restless_keys(self) -> list[SlotKey]:
+    def restless_keys(self) -> Sequence[SlotKey]:
         """Slots in which there may be something to do, sorted."""
-        return sorted((key for key in self.restless if key in self.slots), key=_order)
+        if self._restless_keys is None:
+            self._restless_keys = sorted((key for key in self.restless if key in self.slots), key=_order)
+        return self._restless_keys
 
-    def tasks(self, key: SlotKey) -> list[Task]:
+    def _slot(self, key: SlotKey) -> _Slot:
+        found = self._sorted.get(key)
+        if found is None:
+            tasks = self.slots.get(key)
+            found = self._sorted[key] = _Slot.of(tasks.values()) if tasks else NO_TASKS
+        return found
+
+    def tasks(self, key: SlotKey) -> Sequence[Task]:
         """A slot's tasks, oldest first."""
-        return sorted(self.slots.get(key, {}).values(), key=age)
+        return self._slot(key).tasks
 
-    def live(self, key: SlotKey) -> list[Task]:
+    def live(self, key: SlotKey) -> Sequence[Task]:
         """Those of a slot's tasks that are wanted, oldest first; they may have ended all the same."""
-        return [task for task in self.tasks(key) if is_live(task)]
+        return self._slot(key).live
 
-    def working(self, key: SlotKey) -> list[Task]:
+    def working(self, key: SlotKey) -> Sequence[Task]:
         """Those that are wanted and have not ended in any way, oldest first."""
-        return [task for task in self.live(key) if not is_terminal(task.status.state)]
+        return self._slot(key).working
 
     def all_tasks(self) -> Iterable[Task]:
         for key in self.slot_keys():
@@ -148,26 +192,35 @@ class Roster:
     def put(self, task: Task, **fields: Any) -> Task:
         """Store a task with some fields replaced; does nothing if nothing differs."""
         key = self.key(task)
+        known = self.slots.get(key, {}).get(task.id)
+        if known is task and all(getattr(task, name) == value for name, value in fields.items()):
+            return task
         new = msgspec.structs.replace(task, **fields)
-        if new != self.slots.get(key, {}).get(task.id):
+        if new != known:
             new = msgspec.structs.replace(new, updated_at=self.now)
-            self.writes += 1
-            self.restless.add(key)
             self.puts[task.id] = new
             self.slots.setdefault(key, {})[task.id] = new
+            self.restless.add(key)
+            self._written(key)
         return new
+
+    def _written(self, key: SlotKey) -> None:
+        self.writes += 1
+        self._sorted.pop(key, None)
+        self._restless_keys = None
 
     def delete(self, task: Task) -> None:
         """Forget a task of which nothing is left to stop."""
-        self.writes += 1
-        self.restless.add(self.key(task))
+        key = self.key(task)
+        self.restless.add(key)
         if self.view.tasks.get(task.id) is not None:
             self.deletions[task.id] = task
         self.puts.pop(task.id, None)
-        slot = self.slots.get(self.key(task), {})
+        slot = self.slots.get(key, {})
         slot.pop(task.id, None)
         if not slot:
-            self.slots.pop(self.key(task), None)
+            self.slots.pop(key, None)
+        self._written(key)
 
     def stop(self, task: Task, desired: TaskState = TaskState.SHUTDOWN) -> None:
         """Want a task stopped; one that no node was told of is forgotten instead."""
@@ -210,27 +263,36 @@ class Roster:
             self.restless.add(key)
         self.slots.setdefault(key, {})[task.id] = task
         self.puts[task.id] = task
-        self.writes += 1
+        self._written(key)
         return task
 
     def _iteration(self) -> int | None:
         status = self.service.job_status
-        return status.iteration if modes.is_job(self.mode) and status is not None else None
+        return status.iteration if self._is_job and status is not None else None
 
     # --- how a task stands --------------------------------------------------------
 
     def node(self, task: Task) -> Node | None:
-        return self.view.nodes.get(task.node_id) if task.node_id else None
+        return self._node(task.node_id) if task.node_id else None
+
+    def _node(self, node_id: str) -> Node | None:
+        try:
+            return self._nodes[node_id]
+        except KeyError:
+            node = self._nodes[node_id] = self.view.nodes.get(node_id)
+            return node
 
     def has_ended(self, task: Task) -> bool:
         """Whether nothing of it runs any more; a completed task of a job has done what it should."""
         return is_terminal(task.status.state) and not self.has_completed(task)
 
     def has_completed(self, task: Task) -> bool:
-        return modes.is_job(self.mode) and task.status.state == TaskState.COMPLETE
+        return self._is_job and task.status.state == TaskState.COMPLETE
 
     def is_done(self, key: SlotKey) -> bool:
         """Whether a task of a job completed here; one that was told to stop may have completed before."""
+        if not self._is_job:
+            return False
         return any(self.has_completed(task) and task.desired_state < TaskState.REMOVE for task in self.tasks(key))
 
     def is_lost(self, task: Task) -> bool:
