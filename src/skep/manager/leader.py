@@ -42,6 +42,7 @@ class Leader:
         self._inventory = Inventory.of(replica.view)
         self._heartbeats = self._new_heartbeats()
         self._rebalancer = Rebalancer()
+        self._agenda = orchestrate.Agenda()
         decisions = (
             self._judge,
             self._allocate,
@@ -62,6 +63,7 @@ class Leader:
         self._ledger = Ledger.of(view)
         self._inventory = Inventory.of(view)
         self._rebalancer = Rebalancer()
+        self._agenda = orchestrate.Agenda()
         self._heartbeats = self._new_heartbeats()
         observers: Sequence[Callable[[Batch], None]] = (self._ledger.observe, self._inventory.observe, self._forget)
         self._replica.observers.extend(observers)
@@ -113,13 +115,16 @@ class Leader:
         return allocate.reconcile(view, dirty, self._ledger, now)
 
     def _orchestrate(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
-        return orchestrate.reconcile(view, dirty, now, lambda: new_id(self._dice.bytes))
+        return orchestrate.reconcile(view, dirty, now, self._new_id, self._agenda)
 
     def _schedule(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         return schedule.reconcile(view, dirty, self._inventory, now)
 
     def _rebalance(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         return self._rebalancer.reconcile(view, dirty, self._inventory, now)
+
+    def _new_id(self) -> str:
+        return new_id(self._dice.bytes)
 
     # --- in memory -------------------------------------------------------------------
 

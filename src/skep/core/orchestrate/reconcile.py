@@ -21,18 +21,52 @@ MAX_ROUNDS = 8
 """More rounds than any service needs; a decision that goes back and forth is ended by the next event."""
 
 
-def reconcile(view: View, dirty: Dirty, now: Nanoseconds, new_id: Callable[[], str]) -> Plan:
+class Agenda:
+    """When services being updated have to be looked at again, as found when nothing was left to do for them.
+
+    A leader's memory, which saves it to look at every update in every round. Only what a look at committed objects
+    found is remembered, and a change of anything the look saw forgets it, so that losing it costs one look.
+    """
+
+    def __init__(self) -> None:
+        self._moments: dict[str, Nanoseconds | None] = {}
+
+    def forget(self, service_ids: Iterable[str]) -> None:
+        """Something about these services has changed, or is planned to."""
+        for service_id in service_ids:
+            self._moments.pop(service_id, None)
+
+    def rest(self, service_id: str, until: Nanoseconds | None) -> None:
+        """Nothing is to be done for a service before that moment; None for ever."""
+        self._moments[service_id] = until
+
+    def is_at_rest(self, service_id: str, now: Nanoseconds) -> bool:
+        """Whether a look would find nothing to do."""
+        if service_id not in self._moments:
+            return False
+        moment = self._moments[service_id]
+        return moment is None or moment > now
+
+    def moment(self, service_id: str) -> Nanoseconds | None:
+        """When a service at rest is due."""
+        return self._moments[service_id]
+
+
+def reconcile(
+    view: View, dirty: Dirty, now: Nanoseconds, new_id: Callable[[], str], agenda: Agenda | None = None
+) -> Plan:
     """Bring services' tasks to what their specs ask for.
 
     Args:
         view: May be a draft that already holds other decisions of this step.
         dirty: What changed since the last call; may be empty when only time has passed.
         new_id: Returns a fresh id for a task.
+        agenda: What earlier calls have found, kept by the caller; without it every update is looked at.
     Returns:
         Creations, changes and deletions of tasks, changes of services. `wake_at` covers every service, not only the
         dirty ones: a caller may forget the wake-up times of earlier plans.
     """
-    return _Orchestration(view, now, new_id).run(dirty)
+    return _Orchestration(view, now, new_id, Agenda() if agenda is None else agenda).run(dirty)
 
 
 @dataclass(slots=True)
@@ -40,6 +74,7 @@ class _Orchestration:
     view: View
     now: Nanoseconds
     new_id: Callable[[], str]
+    agenda: Agenda
     marks: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     moments: list[Nanoseconds | None] = field(default_factory=list)
@@ -48,13 +83,15 @@ class _Orchestration:
     def run(self, dirty: Dirty) -> Plan:
         self.marks.update(enforce.overfull(self.view, sorted(dirty.nodes)))
         todo = self._touched(dirty)
+        self.agenda.forget(todo)
+        is_touched = set(todo)
         todo.update(dict.fromkeys(self._due()))
         for service_id in todo:
             service = self.view.services.get(service_id)
             if service is None:
                 self._reap_ownerless(service_id)
-            else:
-                self._service(service)
+            elif self._service(service) and service_id not in is_touched:
+                self.agenda.rest(service_id, earliest(self.moments[-1:]))
         self.moments.extend(
             task.look_at for task in self.view.tasks.where("timed", True) if task.service_id not in todo
         )
@@ -84,11 +121,15 @@ class _Orchestration:
             if task.look_at <= self.now:
                 yield task.service_id
         for service in self.view.services.where("updating", True):
-            yield service.id
+            if self.agenda.is_at_rest(service.id, self.now):
+                self.moments.append(self.agenda.moment(service.id))
+            else:
+                yield service.id
 
     # --- one service ---------------------------------------------------------------
 
-    def _service(self, service: Service) -> None:
+    def _service(self, service: Service) -> bool:
+        """Bring one service on; returns whether there was nothing to do. Its next moment is then the last of all."""
         roster = Roster.load(self.view, service, self.now, self.new_id)
         for task in [task for task in roster.all_tasks() if task.id in self.marks and not task.move]:
             roster.put(task, move=self.marks[task.id])
@@ -98,9 +139,11 @@ class _Orchestration:
             _orchestrate(roster)
             if roster.writes == before or roster.is_service_deleted:
                 break
-        self.changes.extend(roster.changes())
+        changes = roster.changes()
+        self.changes.extend(changes)
         self.notes.extend(roster.notes)
-        self.moments.extend(moment for moment in roster.moments() if moment > self.now)
+        self.moments.append(earliest(moment for moment in roster.moments() if moment > self.now))
+        return not changes
 
     def _reap_ownerless(self, service_id: str) -> None:
         for task in self.view.tasks.where("service", service_id):

@@ -46,7 +46,7 @@ def _failures(roster: Roster, key: SlotKey) -> Iterator[Task]:
             is_early = not task.started_at or ended_at - task.started_at <= monitor
             if is_early and task.status.state != TaskState.ORPHANED:
                 yield task
-        elif not roster.is_ready(task) and _ready_by(roster, task) <= roster.now:
+        elif not roster.is_ready(task) and not _lasts_until(roster, _ready_by(roster, task)):
             yield task
 
 
