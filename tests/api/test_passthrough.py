@@ -172,6 +172,48 @@ async def test_a_refusal_of_the_engine_passes_as_it_is(api: Api, engine: Engine)
         assert (reply.status, reply.message) == (404, "no such container")
 
 
+async def test_what_the_engine_has_no_route_for_is_not_offered(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=404, text="Not Found\n")
+
+    engine.answer = answer
+    reply = await api.ask("POST", "/v1.50/containers/x/update", {})
+    sentence = "the node's container engine has no POST /v1.41/containers/x/update"
+    assert (reply.status, reply.message) == (501, sentence)
+    pruned = await api.ask("POST", "/v1.50/build/prune")
+    assert (pruned.status, pruned.json["SpaceReclaimed"]) == (200, 0)
+
+
+@pytest.mark.parametrize(("sent", "passed"), [(b"", b"{}"), (b"null", b"{}"), (b'{"User":"x"}', b'{"User":"x"}')])
+async def test_a_commit_has_settings(api: Api, engine: Engine, sent: bytes, passed: bytes) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert await request.read() == passed
+        return web.json_response({"Id": "made"}, status=201)
+
+    engine.answer = answer
+    assert (await api.ask("POST", "/v1.50/commit?container=x", sent)).json == {"Id": "made"}
+
+
+@pytest.mark.parametrize(("query", "grace"), [("", None), ("?t=3", "3")])
+async def test_a_restart_is_a_stop_and_a_start(api: Api, engine: Engine, query: str, grace: str | None) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=304 if request.path.endswith("stop") else 204)
+
+    engine.answer = answer
+    assert (await api.ask("POST", f"/v1.50/containers/x/restart{query}")).status == 204
+    assert [request.path for request in engine.seen] == ["/v1.41/containers/x/stop", "/v1.41/containers/x/start"]
+    assert engine.seen[0].query.get("t") == grace
+
+
+async def test_a_restart_that_cannot_stop_does_not_start(api: Api, engine: Engine) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"message": "no such container"}, status=404)
+
+    engine.answer = answer
+    reply = await api.ask("POST", "/containers/x/restart")
+    assert (reply.status, reply.message, len(engine.seen)) == (404, "no such container", 1)
+
+
 @pytest.mark.parametrize("path", ["/containers/json", "/exec/x/start", "/networks"])
 async def test_an_engine_that_is_away(api: Api, engine: Engine, path: str) -> None:
     engine.path.unlink()

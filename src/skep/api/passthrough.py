@@ -122,6 +122,8 @@ class Engine(abc.ABC):
         Args:
             body: Its body if it has been read already; None streams it from the client.
             path: See `path_for`.
+        Raises:
+            Unsupported: The engine has no such route. EngineFailure, Unavailable.
         """
         request = call.request
         headers = passed_headers(request.headers)
@@ -133,6 +135,8 @@ class Engine(abc.ABC):
                 headers["Content-Length"] = str(request.content_length)
         target = await self.path_for(call, path)
         async with self.ask(request.method, target, headers=headers, data=data) as answer:
+            if answer.status == http.HTTPStatus.NOT_FOUND and answer.content_type == "text/plain":
+                raise Unsupported(f"the node's container engine has no {request.method} {target.partition('?')[0]}")
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(returned_headers(answer.headers))
             response.headers.update(call.headers)

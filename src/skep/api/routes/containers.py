@@ -147,6 +147,23 @@ async def wait(call: Call) -> web.StreamResponse:
         return stream
 
 
+async def restart(call: Call) -> web.StreamResponse:
+    """POST /containers/{id}/restart, as a stop and a start.
+
+    Podman (4.3) fails to restart a container that it had to kill: it creates it anew before the old one is cleaned up,
+    and the container stays stopped.
+    """
+    place = await call.backend.engines.of_container(call.params["id"])
+    prefix = await place.engine.prefix()
+    grace = {"t": call.text("t")} if call.text("t") else {}
+    for step, params in (("/stop", grace), ("/start", {})):
+        async with place.engine.ask("POST", prefix + place.path("containers", step), params=params) as answer:
+            raw = await answer.read()
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                return web.Response(status=answer.status, body=raw, content_type="application/json")
+    return call.done(HTTPStatus.NO_CONTENT)
+
+
 async def create_exec(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/exec."""
     place = await call.backend.engines.of_container(call.params["id"])
@@ -197,6 +214,7 @@ ROUTES: Final = (
     Route("POST", "/containers/prune", here, ENGINE, UNLIMITED),
     Route("POST", "/containers/{id}/attach", attach, ENGINE),
     Route("POST", "/containers/{id}/wait", wait, ENGINE),
+    Route("POST", "/containers/{id}/restart", restart, ENGINE, changes=True),
     Route("POST", "/containers/{id}/exec", create_exec, ENGINE),
     *(Route(method, "/containers/{id}/{rest...}", relay, ENGINE, UNLIMITED) for method in _METHODS),
     *(Route(method, "/containers/{id}", relay, ENGINE, UNLIMITED) for method in _METHODS),

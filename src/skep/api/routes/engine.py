@@ -9,7 +9,7 @@ from aiohttp import web
 
 from skep.api.authorize import ENGINE
 from skep.api.call import UNLIMITED, Call, Route
-from skep.model.errors import NotFound
+from skep.model.errors import NotFound, Unsupported
 
 _EMPTY: Final[dict[str, list[object]]] = {
     "/images/json": [],
@@ -46,6 +46,20 @@ async def inspect_plugin(call: Call) -> web.StreamResponse:
     raise NotFound(f'plugin "{call.params["name"]}" not found')
 
 
+async def commit(call: Call) -> web.StreamResponse:
+    """POST /commit. The CLI sends no settings where none are to change; podman (4.3) wants an object."""
+    body = await call.body()
+    return await call.backend.engine.relay(call, body=body if body.strip() not in (b"", b"null") else b"{}")
+
+
+async def prune_builds(call: Call) -> web.StreamResponse:
+    """POST /build/prune, a part of `docker system prune`: podman has no build cache, and so no such route."""
+    try:
+        return await call.backend.engine.relay(call)
+    except Unsupported:
+        return call.reply({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
 _METHODS: Final = ("GET", "POST", "PUT", "DELETE", "HEAD")
 _PREFIXES: Final = ("images", "volumes", "plugins")
 
@@ -55,8 +69,8 @@ ROUTES: Final = (
     Route("GET", "/plugins/{name...}/json", inspect_plugin, ENGINE),
     Route("GET", "/images/{name...}/json", inspect_image, ENGINE),
     *(Route(method, f"/{prefix}/{{rest...}}", relay, ENGINE, UNLIMITED) for prefix in _PREFIXES for method in _METHODS),
-    Route("POST", "/commit", relay, ENGINE, UNLIMITED),
+    Route("POST", "/commit", commit, ENGINE),
     Route("POST", "/build", relay, ENGINE, UNLIMITED),
-    Route("POST", "/build/prune", relay, ENGINE, UNLIMITED),
+    Route("POST", "/build/prune", prune_builds, ENGINE),
     Route("POST", "/auth", relay, ENGINE, UNLIMITED),
 )
