@@ -180,6 +180,7 @@ async def test_what_the_engine_has_no_route_for_is_not_offered(api: Api, engine:
     reply = await api.ask("POST", "/v1.50/containers/x/update", {})
     sentence = "the node's container engine has no POST /v1.41/containers/x/update"
     assert (reply.status, reply.message) == (501, sentence)
+    assert (await api.ask("GET", "/containers/team/app/json")).status == 404  # As docker inspect asks for an image.
     pruned = await api.ask("POST", "/v1.50/build/prune")
     assert (pruned.status, pruned.json["SpaceReclaimed"]) == (200, 0)
 
@@ -203,6 +204,19 @@ async def test_a_restart_is_a_stop_and_a_start(api: Api, engine: Engine, query: 
     assert (await api.ask("POST", f"/v1.50/containers/x/restart{query}")).status == 204
     assert [request.path for request in engine.seen] == ["/v1.41/containers/x/stop", "/v1.41/containers/x/start"]
     assert engine.seen[0].query.get("t") == grace
+
+
+async def test_a_restart_waits_until_the_old_container_is_cleaned_up(api: Api, engine: Engine) -> None:
+    refusals = [{"message": "runc create failed: container with given ID already exists"}] * 2
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.endswith("start") and refusals:
+            return web.json_response(refusals.pop(), status=500)
+        return web.Response(status=204)
+
+    engine.answer = answer
+    assert (await api.ask("POST", "/containers/x/restart")).status == 204
+    assert [request.path.rpartition("/")[2] for request in engine.seen] == ["stop", "start", "start", "start"]
 
 
 async def test_a_restart_that_cannot_stop_does_not_start(api: Api, engine: Engine) -> None:

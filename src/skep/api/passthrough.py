@@ -22,7 +22,7 @@ from skep.api.backend import LocalNode
 from skep.api.errors import EngineFailure
 from skep.edge.unix_stream import connect_unix
 from skep.model.codec import MALFORMED
-from skep.model.errors import Unavailable, Unsupported
+from skep.model.errors import NotFound, Unavailable, Unsupported
 from skep.ports.bytestream import ByteStream, StreamBroken
 
 HOP_BY_HOP: Final = frozenset(
@@ -123,7 +123,7 @@ class Engine(abc.ABC):
             body: Its body if it has been read already; None streams it from the client.
             path: See `path_for`.
         Raises:
-            Unsupported: The engine has no such route. EngineFailure, Unavailable.
+            NotFound, Unsupported: The engine has no such route. EngineFailure, Unavailable.
         """
         request = call.request
         headers = passed_headers(request.headers)
@@ -136,7 +136,7 @@ class Engine(abc.ABC):
         target = await self.path_for(call, path)
         async with self.ask(request.method, target, headers=headers, data=data) as answer:
             if answer.status == http.HTTPStatus.NOT_FOUND and answer.content_type == "text/plain":
-                raise Unsupported(f"the node's container engine has no {request.method} {target.partition('?')[0]}")
+                raise _not_offered(request.method, target.partition("?")[0])
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(returned_headers(answer.headers))
             response.headers.update(call.headers)
@@ -167,6 +167,12 @@ class Engine(abc.ABC):
                 raise Unavailable(f"the container engine does not answer: {error}") from error
             except aiohttp.ClientError as error:
                 raise EngineFailure(f"the container engine broke off: {error}") from error
+
+
+def _not_offered(method: str, path: str) -> NotFound | Unsupported:
+    """What to say of a route the engine lacks: to a question 404, so that `docker inspect team/app` goes on."""
+    sentence = f"the node's container engine has no {method} {path}"
+    return NotFound(sentence) if method in ("GET", "HEAD") else Unsupported(sentence)
 
 
 class LocalEngine(Engine):

@@ -5,7 +5,7 @@ that names that node, so that any manager finds it again. Source: Docker API 1.5
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,8 +18,10 @@ from skep.api.authorize import ENGINE
 from skep.api.backend import Control
 from skep.api.call import UNLIMITED, Call, Route
 from skep.api.passthrough import passed_headers
+from skep.api.reach import Place
 from skep.api.versions import split_path
 from skep.core import containers
+from skep.lib.durations import MILLISECOND, SECOND
 from skep.model.codec import MALFORMED
 from skep.model.errors import Unsupported
 from skep.model.node import Node, NodeState
@@ -28,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 NODE_ANSWERS_S: Final = 3.0
 NODES_AT_ONCE: Final = 16
+CLEANED_UP: Final = 5 * SECOND
+LOOK_AGAIN: Final = 50 * MILLISECOND
+EXISTS: Final = b"already exists"
 LOCAL_FILTERS: Final = ("before", "since")
 """They compare with one container, which other engines do not know."""
 
@@ -150,18 +155,26 @@ async def wait(call: Call) -> web.StreamResponse:
 async def restart(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/restart, as a stop and a start.
 
-    Podman (4.3) fails to restart a container that it had to kill: it creates it anew before the old one is cleaned up,
-    and the container stays stopped.
+    Podman (4.3) creates a container anew while the one that was stopped is still being cleaned up, says that it exists,
+    and leaves it stopped: so it is asked to start until that is over.
     """
     place = await call.backend.engines.of_container(call.params["id"])
-    prefix = await place.engine.prefix()
-    grace = {"t": call.text("t")} if call.text("t") else {}
-    for step, params in (("/stop", grace), ("/start", {})):
-        async with place.engine.ask("POST", prefix + place.path("containers", step), params=params) as answer:
-            raw = await answer.read()
-            if answer.status >= HTTPStatus.BAD_REQUEST:
-                return web.Response(status=answer.status, body=raw, content_type="application/json")
-    return call.done(HTTPStatus.NO_CONTENT)
+    status, raw = await _post(place, "/stop", {"t": call.text("t")} if call.text("t") else {})
+    if status < HTTPStatus.BAD_REQUEST:
+        end = call.backend.clock.now() + CLEANED_UP
+        status, raw = await _post(place, "/start")
+        while status == HTTPStatus.INTERNAL_SERVER_ERROR and EXISTS in raw and call.backend.clock.now() < end:
+            await call.backend.clock.sleep(LOOK_AGAIN)
+            status, raw = await _post(place, "/start")
+    if status < HTTPStatus.BAD_REQUEST:
+        return call.done(HTTPStatus.NO_CONTENT)
+    return web.Response(status=status, body=raw, content_type="application/json")
+
+
+async def _post(place: Place, rest: str, params: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    path = await place.engine.prefix() + place.path("containers", rest)
+    async with place.engine.ask("POST", path, params=params or {}) as answer:
+        return answer.status, await answer.read()
 
 
 async def create_exec(call: Call) -> web.StreamResponse:

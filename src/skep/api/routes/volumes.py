@@ -33,13 +33,21 @@ _ANONYMOUS: Final = re.compile(r"[0-9a-f]{64}")
 
 
 async def list_all(call: Call) -> web.StreamResponse:
-    """GET /volumes."""
+    """GET /volumes. Podman (4.3) lists what fits any of several filters, Docker what fits all of them."""
+    wanted = call.filters("dangling", "driver", "label", "label!", "name")
     if not call.backend.engine.is_there:
         return call.reply(NO_VOLUMES)
-    status, answer = await ask(call, "GET")
-    if status == HTTPStatus.OK:
-        answer = {**answer, "Volumes": [_volume(each) for each in answer.get("Volumes") or ()]}
-    return call.reply(answer, status)
+    dangling = [str(wanted.is_true("dangling")).lower()] if "dangling" in wanted else []
+    found = [_volume(each) for each in await _volumes(call, dangling) if _is_wanted(each, wanted)]
+    return call.reply({"Volumes": found, "Warnings": []})
+
+
+def _is_wanted(volume: Mapping[str, Any], wanted: Filters) -> bool:
+    return (
+        wanted.is_pattern("name", str(volume["Name"]))
+        and wanted.is_exact("driver", str(volume.get("Driver")))
+        and _has_labels(volume, wanted)
+    )
 
 
 async def show(call: Call) -> web.StreamResponse:
@@ -63,7 +71,7 @@ async def prune(call: Call) -> web.StreamResponse:
     takes_named = wanted.is_true("all") or call.version < PRUNE_SPARES_NAMED
     sizes = {name: size async for name, size in _sizes(call)}
     deleted: list[str] = []
-    for volume in await _unused(call):
+    for volume in await _volumes(call, ["true"]):
         name = str(volume["Name"])
         if (takes_named or _ANONYMOUS.fullmatch(name)) and _has_labels(volume, wanted):
             status, _ = await ask(call, "DELETE", f"/volumes/{quote(name, safe='')}", is_plain=True)
@@ -74,10 +82,11 @@ async def prune(call: Call) -> web.StreamResponse:
     )
 
 
-async def _unused(call: Call) -> Sequence[Mapping[str, Any]]:
+async def _volumes(call: Call, dangling: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    """The engine's volumes. Args: dangling: "true" for those no container uses, "false" for the others."""
     engine = call.backend.engine
-    filters = msgspec.json.encode({"dangling": ["true"]}).decode()
-    answer = await engine.ask_json("GET", f"{await engine.prefix()}/volumes", {"filters": filters})
+    params = {"filters": msgspec.json.encode({"dangling": dangling}).decode()} if dangling else {}
+    answer = await engine.ask_json("GET", f"{await engine.prefix()}/volumes", params)
     return [volume for volume in answer.get("Volumes") or () if isinstance(volume, dict) and "Name" in volume]
 
 
