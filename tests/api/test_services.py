@@ -1,8 +1,10 @@
 """Services, tasks and their logs, with the JSON that clients read."""
 
+import asyncio
 import struct
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from tests.api.conftest import Api
@@ -295,6 +297,48 @@ async def test_log_options(api: Api, query: dict[str, str], channels: list[int])
     for path in ("/services/web/logs", f"/tasks/{task.id}/logs"):
         answer = await api.ask("GET", path, params=query)
         assert [channel for channel, _ in frames(answer.raw)] == channels
+
+
+SHOP = {"com.docker.stack.namespace": "shop"}
+
+
+async def test_logs_of_a_stack_are_those_of_its_services(api: Api) -> None:
+    await api.init()
+    own = [await api.create(name, Labels=SHOP) for name in ("shop_web", "shop_db")]
+    await api.create("other")
+    api.swarm.logs = LINES[:1]
+    answer = await api.ask("GET", "/skep/stacks/shop/logs", params={"stdout": "1", "details": "1"})
+    assert answer.headers["Content-Type"] == "application/vnd.docker.multiplexed-stream"
+    said = [line.decode().partition("service.id=")[2].partition(",")[0] for _, line in frames(answer.raw)]
+    assert sorted(said) == sorted(own)
+    missing = await api.ask("GET", "/skep/stacks/nope/logs", params={"stdout": "1"})
+    assert (missing.status, missing.message) == (
+        404,
+        "nothing found in stack: nope; see which there are with skep stack ls",
+    )
+
+
+@pytest.mark.parametrize("path", ["/services/shop_web/logs", "/skep/stacks/shop/logs"])
+async def test_a_follower_hears_tasks_of_later_on(api: Api, path: str) -> None:
+    await api.init()
+    await api.create("shop_web", Labels=SHOP)
+    await api.create("other")
+    api.swarm.logs = LINES[:1]
+    query = {"stdout": "1", "follow": "1", "details": "1"}
+    async with asyncio.timeout(10), api.session.get(f"http://node{path}", params=query) as response:
+        await _next_frame(response)
+        for name in ("other", "shop_web"):
+            shown = await api.get(f"/services/{name}")
+            spec = {**shown["Spec"], "Mode": {"Replicated": {"Replicas": 2}}}
+            await api.ask("POST", f"/services/{name}/update?version={shown['Version']['Index']}", spec)
+        line = await _next_frame(response)
+    second = next(task for task in api.swarm.state.tasks.values() if task.slot == 2 and task.service_name == "shop_web")
+    assert f"task.id={second.id}".encode() in line
+
+
+async def _next_frame(response: aiohttp.ClientResponse) -> bytes:
+    header = await response.content.readexactly(8)
+    return await response.content.readexactly(struct.unpack(">BxxxL", header)[1])
 
 
 async def test_logs_of_a_terminal_are_raw(api: Api) -> None:

@@ -4,7 +4,7 @@ Names, versions, references and refusals are as strict as the real thing's; only
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -367,14 +367,21 @@ class FakeControl:
         self.commit(Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens)))
         return self.cluster()
 
-    async def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+    async def service_logs(
+        self, tasks: Sequence[Task], options: LogOptions, is_wanted: Callable[[Task], bool] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
+        lines = self.logs if options.tail < 0 else self.logs[len(self.logs) - options.tail :]
+        chosen = [entry for entry in lines if (options.stdout, options.stderr)[entry.channel - 1]]
         for task in tasks:
-            lines = self.logs if options.tail < 0 else self.logs[len(self.logs) - options.tail :]
-            for entry in lines:
-                if (options.stdout and entry.channel == 1) or (options.stderr and entry.channel == 2):
-                    yield TaskLogEntry(task, entry)
-        if options.follow:
-            await asyncio.Event().wait()  # Nothing more will be said; the reader leaves when it likes.
+            for entry in chosen:
+                yield TaskLogEntry(task, entry)
+        if not options.follow:
+            return
+        async for batch in self.watch():  # Ends with the reader.
+            for event in batch.events:
+                if isinstance(event.new, Task) and event.old is None and is_wanted is not None and is_wanted(event.new):
+                    for entry in chosen:
+                        yield TaskLogEntry(event.new, entry)
 
 
 class FakeNode:

@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 
 import pytest
 from tests.factories import a_task
-from tests.sessions import QuickClock, until
+from tests.sessions import SOON_S, QuickClock, until
 
+from skep.edge.memory import MemoryStore
 from skep.manager import logs
-from skep.manager.logs import TaskLogs
+from skep.manager.logs import TaskLogs, newcomers
+from skep.manager.replica import Replica
 from skep.model.errors import Unavailable
+from skep.model.lifecycle import TaskState
 from skep.model.session import LogRequest, StreamData, StreamRequest
+from skep.model.task import Task
 from skep.ports.runtime import LogOptions
+from skep.store.changes import Put
 
 pytestmark = pytest.mark.anyio
 ONE, OTHER = a_task(id="t1", node_id="n1"), a_task(id="t2", node_id="n2")
@@ -61,6 +66,61 @@ async def test_entries_of_all_tasks_come_each_in_its_order() -> None:
     assert [entry for entry in found if entry[0] == "t1"] == [("t1", 1, b"a"), ("t1", 2, b"b")]
     assert [entry for entry in found if entry[0] == "t2"] == [("t2", 1, b"x")]
     assert len(found) == 3
+
+
+async def test_entries_come_by_time_however_the_nodes_answer() -> None:
+    nodes = Nodes({"n1": [line("1", 1), line("4", 4)], "n2": [line("2", 2), line("3", 3), line("5", 5)]})
+    assert [payload for _, _, payload in await collected(nodes)] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def coming(*tasks: Task) -> AsyncIterator[Task]:
+    for task in tasks:
+        yield task
+    await asyncio.Event().wait()
+
+
+async def test_a_follower_hears_tasks_that_come_up_once_and_from_their_beginning() -> None:
+    nodes = Nodes({"n1": [line("old", 1), None], "n2": [line("new", 2), None]})
+    running = a_task(id="t1", node_id="n1", state=TaskState.RUNNING)
+    later = a_task(id="t2", node_id="n2", state=TaskState.RUNNING)
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    following = source.logs([running], LogOptions(follow=True, tail=1), coming(running, later, later))
+    assert [(await anext(following)).entry.payload for _ in range(2)] == [b"old", b"new"]
+    await following.aclose()  # type: ignore[attr-defined]  # It is a generator.
+    asked = [(node, request.task_id, request.tail) for node, request in nodes.asked if isinstance(request, LogRequest)]
+    assert asked == [("n1", "t1", 1), ("n2", "t2", -1)]
+    await until(lambda: sorted(nodes.closed) == ["n1", "n2"])
+
+
+async def test_a_task_its_node_has_not_taken_is_left_to_come() -> None:
+    nodes = Nodes({"n1": [line("x", 1)]})
+    assigned = a_task(id="t1", node_id="n1", state=TaskState.ASSIGNED)
+    taken = a_task(id="t1", node_id="n1", state=TaskState.PREPARING)
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    following = source.logs([assigned], LogOptions(follow=True), coming(taken))
+    assert (await anext(following)).task is taken
+    await following.aclose()  # type: ignore[attr-defined]  # It is a generator.
+
+
+async def test_newcomers_are_those_that_nodes_take_while_one_listens() -> None:
+    store = MemoryStore()
+    replica = Replica(store, QuickClock())
+    await replica.open()
+    try:
+        await replica.commit([Put(a_task(id="t1", node_id="n1", state=TaskState.RUNNING))])
+        await replica.commit([Put(a_task(id="t2", node_id="", state=TaskState.PENDING))])
+        found = newcomers(replica, lambda task: task.id != "t3")
+        assert (await anext(found)).id == "t1"
+        waiting = asyncio.ensure_future(anext(found))
+        await asyncio.sleep(0)
+        await replica.commit([Put(a_task(id="t3", node_id="n1", state=TaskState.RUNNING))])
+        stored = replica.view.tasks.get("t2")
+        assert stored is not None
+        accepted = a_task(id="t2", node_id="n2", state=TaskState.ACCEPTED, version=stored.version)
+        await replica.commit([Put(accepted)])
+        assert (await asyncio.wait_for(waiting, SOON_S)).id == "t2"
+    finally:
+        await replica.close()
 
 
 async def test_the_options_reach_the_nodes() -> None:

@@ -4,7 +4,7 @@ Protocols only; `skep.daemon` brings the implementations. Every operation takes 
 `skep.model.errors`, and checks everything before it changes anything.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -148,8 +148,14 @@ class Control(Protocol):
     async def update_config(self, reference: str, version: int, spec: ConfigSpec) -> Config: ...
     async def remove_config(self, reference: str) -> None: ...
 
-    def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
-        """Log entries of tasks wherever they run, as they come; a silent node is named in a stderr entry."""
+    def service_logs(
+        self, tasks: Sequence[Task], options: LogOptions, is_wanted: Callable[[Task], bool] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
+        """Log entries of tasks wherever they run, by time; a silent node is named in a stderr entry.
+
+        Args:
+            is_wanted: Of tasks that come up while the logs are followed; None lets them end with those given.
+        """
         ...
 
     def issue_operator(self, name: str, csr: str, lifetime: Nanoseconds) -> Issued:

@@ -20,6 +20,8 @@ class TaskLogEntry:
 
 
 class LogSource(Protocol):
-    def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
-        """Log entries of tasks as they come; a silent node is named in a stderr entry."""
+    def logs(
+        self, tasks: Sequence[Task], options: LogOptions, coming: AsyncIterator[Task] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
+        """Log entries of tasks by time, also of those still coming; a silent node is named in a stderr entry."""
         ...

@@ -7,7 +7,7 @@ Source: moby's daemon/logs.go and api/server/httputils/write_log_stream.go; pkg/
 import asyncio
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -16,9 +16,10 @@ from skep.api.call import Call
 from skep.api.routes.events import moment
 from skep.lib.durations import SECOND
 from skep.lib.timestamps import format_rfc3339
-from skep.model.errors import InvalidSpec
+from skep.model.errors import InvalidSpec, NotFound
 from skep.model.task import Task
 from skep.ports.runtime import LogOptions
+from skep.stack.labels import NAMESPACE
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 RAW = "application/vnd.docker.raw-stream"
@@ -28,7 +29,8 @@ async def of_service(call: Call) -> web.StreamResponse:
     """GET /services/{id}/logs."""
     control = call.control
     service = control.find_service(call.params["id"])
-    return await _send(call, control.view.tasks.where("service", service.id))
+    tasks = control.view.tasks.where("service", service.id)
+    return await _send(call, tasks, lambda task: task.service_id == service.id)
 
 
 async def of_task(call: Call) -> web.StreamResponse:
@@ -36,11 +38,37 @@ async def of_task(call: Call) -> web.StreamResponse:
     return await _send(call, [call.control.find_task(call.params["id"])])
 
 
-async def _send(call: Call, tasks: Sequence[Task]) -> web.StreamResponse:
+async def of_stack(call: Call) -> web.StreamResponse:
+    """GET /skep/stacks/{name}/logs: of the tasks of every service that bears the stack's label."""
+    view, name = call.control.view, call.params["name"]
+    services = [each for each in view.services.values() if each.spec.labels.get(NAMESPACE) == name]
+    if not services:
+        raise NotFound(f"nothing found in stack: {name}; see which there are with skep stack ls")
+    tasks = [task for service in services for task in view.tasks.where("service", service.id)]
+
+    def is_of_stack(task: Task) -> bool:
+        service = view.services.get(task.service_id)
+        return service is not None and service.spec.labels.get(NAMESPACE) == name
+
+    return await _send(call, tasks, is_of_stack, is_framed=True)
+
+
+async def _send(
+    call: Call,
+    tasks: Sequence[Task],
+    is_wanted: Callable[[Task], bool] | None = None,
+    *,
+    is_framed: bool = False,
+) -> web.StreamResponse:
+    """Send the logs of tasks, and of those wanted that come up meanwhile.
+
+    Args:
+        is_framed: Frames even if all tasks have terminals.
+    """
     options = _options(call)
     until = moment(call.text("until"), "until")
-    has_terminal = bool(tasks) and all(_has_terminal(task) for task in tasks)
-    entries = call.control.service_logs(tasks, options)
+    has_terminal = not is_framed and bool(tasks) and all(_has_terminal(task) for task in tasks)
+    entries = call.control.service_logs(tasks, options, is_wanted)
     stream = await call.stream(RAW if has_terminal else MULTIPLEXED)
     with contextlib.suppress(TimeoutError):  # `until` is reached.
         async with asyncio.timeout(max(until - call.backend.clock.now(), 0) / SECOND if until else None):

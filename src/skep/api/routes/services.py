@@ -107,4 +107,5 @@ ROUTES: Final = (
     Route("GET", "/services/{id}/logs", logs.of_service, SWARM),
     Route("POST", "/services/{id}/update", update, SWARM, changes=True),
     Route("DELETE", "/services/{id}", remove, SWARM, changes=True),
+    Route("GET", "/skep/stacks/{name}/logs", logs.of_stack, SWARM),
 )

@@ -18,6 +18,7 @@ from skep.manager.control.nodes import Nodes
 from skep.manager.control.rotation import Rotation
 from skep.manager.control.services import Services
 from skep.manager.control.writes import Writes
+from skep.manager.logs import newcomers
 from skep.manager.registry import NodeRegistry
 from skep.manager.replica import Replica, Subscription
 from skep.model.base import Nanoseconds
@@ -144,8 +145,11 @@ class SwarmControl:
     async def rebalance_service(self, reference: str, *, is_dry: bool) -> list[Move]:
         return await self._services.rebalance(reference, is_dry=is_dry)
 
-    def service_logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
-        return self._surroundings.logs.logs(tasks, options)
+    def service_logs(
+        self, tasks: Sequence[Task], options: LogOptions, is_wanted: Callable[[Task], bool] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
+        coming = newcomers(self._replica, is_wanted) if is_wanted is not None and options.follow else None
+        return self._surroundings.logs.logs(tasks, options, coming)
 
     def open_engine(self, node_id: str) -> ByteStream:
         return self._surroundings.open_engine(node_id)
