@@ -158,6 +158,7 @@ class LiveNode:
         self.passthrough: Path | None = None
         self.local_state = LocalState()
         self.swarm: LiveSwarm | None = None
+        self.attachments = None
 
     async def engine_facts(self) -> EngineFacts:
         return EngineFacts("process", "0.1.0", "linux", "amd64", 4 * 10**9, 8 << 30)

@@ -396,6 +396,7 @@ class FakeNode:
         self.clock = StillClock()
         self.local_state = LocalState()
         self.swarm: FakeControl | None = None
+        self.attachments = None
         self.asked: InitRequest | JoinRequest | None = None
 
     async def engine_facts(self) -> EngineFacts:

@@ -165,10 +165,30 @@ class Attachments:
         async with self._lock(sandbox_id):
             await self._forget(sandbox_id)
 
-    def lock(self, container_id: str) -> "asyncio.Lock | None":
-        """Held while a container is being started, so that it is not taken for one that has ended; None if unknown."""
+    def new_sandbox_id(self) -> str:
+        """A name for a sandbox that is to be made."""
+        return naming.plain_sandbox(self._host.new_id())
+
+    def lock(self, container: AttachedContainer) -> asyncio.Lock:
+        """Held while a container is being started, so that it is not taken for one that has ended."""
+        return self._lock(container.sandbox_id)
+
+    async def settle(self, container_id: str) -> None:
+        """A container was told to begin or to end: what it does not need any more is free when this returns."""
         container = self.book.find(container_id)
-        return self._lock(container.sandbox_id) if container is not None else None
+        if container is None:
+            return
+        await self.look_at(container.sandbox_id)
+        await self._give_back_now(container.task_ids)
+
+    async def _give_back_now(self, task_ids: Sequence[str]) -> None:
+        claimed = {task_id for each in self.book.containers.values() for task_id in each.task_ids}
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                for task_id in set(task_ids) - claimed:
+                    await self._give_back(task_id)
+        except TimeoutError:
+            log.warning("addresses are given back once a manager answers")
 
     async def attach(self, container_id: str) -> None:
         """Have a container's networks ready for its first instruction; its lock is held.
@@ -218,12 +238,13 @@ class Attachments:
             container = msgspec.structs.replace(container, endpoints=kept)
             self.book.save(container)
             try:
+                await self._shape_again(container)
                 if container.is_borrowed and not kept:
+                    self._restore_files(container)
                     await self._forget(container.sandbox_id)
-                else:
-                    await self._shape_again(container)
             finally:
                 self._is_due.set()
+        await self._give_back_now(found.task_ids)
 
     def address_of(self, endpoint: ContainerEndpoint) -> str:
         """With prefix length; empty while it has none."""
@@ -429,6 +450,16 @@ class Attachments:
         if task is not None and task.status.state < TaskState.RUNNING:
             status = TaskStatus(timestamp=self._host.clock.now(), state=TaskState.RUNNING, message="attached")
             self._host.report(task_id, status)
+
+    def _restore_files(self, container: AttachedContainer) -> None:
+        """Let a container ask its engine's name servers again."""
+        lines = [f"nameserver {server}" for server in container.nameservers]
+        if container.search:
+            lines.insert(0, "search " + " ".join(container.search))
+        try:
+            Path(container.resolv_conf).write_text("\n".join(lines) + "\n")
+        except OSError as failure:  # It is gone with the container.
+            log.warning("a container's resolv.conf cannot be written", path=container.resolv_conf, error=str(failure))
 
     def _write_files(self, container: AttachedContainer, addresses: Sequence[str]) -> None:
         """In place: the container may have these very files mounted."""

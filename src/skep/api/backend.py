@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from skep.agent.attachments import Attachments
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
 from skep.model.base import Nanoseconds
@@ -201,6 +202,11 @@ class LocalNode(Protocol):
         ...
 
     async def engine_facts(self) -> EngineFacts: ...
+
+    @property
+    def attachments(self) -> Attachments | None:
+        """Plain containers of this node on the swarm's networks; None while it takes part in none."""
+        ...
 
     def control(self) -> Control:
         """The control operations.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from skep.api.wire import Document
+from skep.core.mesh import naming
 from skep.lib.durations import SECOND
 from skep.lib.timestamps import format_rfc3339
 from skep.model.base import Object
@@ -280,19 +281,30 @@ def _driver_options(value: Network) -> Mapping[str, str]:
 
 
 def network_containers(value: Network, node_id: str, view: View) -> Document:
-    """The tasks on this node that are on the network, by container id."""
+    """The tasks and plain containers on this node that are on the network, by container id."""
     found: Document = {}
     for member in _members(value, view):
+        if member.node_id != node_id:
+            continue
+        plain = member.spec.network_attachment_spec
         container = member.status.container
-        if member.node_id == node_id and container is not None and container.container_id:
-            found[container.container_id] = {
-                "Name": member.name,
-                "EndpointID": member.id,
-                "MacAddress": "",
-                "IPv4Address": _address(member, value.id),
-                "IPv6Address": "",
-            }
+        if plain is not None:
+            aliases = [alias for each in member.attachments for alias in each.aliases]
+            found[plain.container_id] = _endpoint(member, value.id, next(iter(aliases), ""))
+        elif container is not None and container.container_id:
+            found[container.container_id] = _endpoint(member, value.id, member.name)
     return found
+
+
+def _endpoint(member: Task, network_id: str, name: str) -> Document:
+    address = _address(member, network_id)
+    return {
+        "Name": name,
+        "EndpointID": member.id,
+        "MacAddress": naming.address_mac(address.partition("/")[0]) if address else "",
+        "IPv4Address": address,
+        "IPv6Address": "",
+    }
 
 
 def network_services(value: Network, view: View) -> Document:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from skep.agent.attachments import Attachments
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState
 from skep.core import identity as certificates
@@ -181,6 +182,10 @@ class Node:
 
     async def engine_facts(self) -> EngineFacts:
         return await self._runtime.facts()
+
+    @property
+    def attachments(self) -> Attachments | None:
+        return self._worker.attachments if self._worker is not None else None
 
     @property
     def local_state(self) -> LocalState:

@@ -6,6 +6,7 @@ Edge: picks adapters. Every member of a swarm has them, managers too.
 from collections.abc import Callable, Sequence
 
 from skep.agent.agent import Agent, Ports
+from skep.agent.attachments import Attachments
 from skep.agent.description import NodeFacts
 from skep.agent.identity import NodeIdentity
 from skep.agent.session import AgentSession, SessionPorts
@@ -111,6 +112,11 @@ class WorkerParts:
         return self._session is not None and self._session.is_connected
 
     async def vacate(self, reason: str) -> None:
+    @property
+    def attachments(self) -> Attachments | None:
+        """Plain containers on the swarm's networks; None before the start."""
+        return self._agent.attachments if self._agent is not None else None
+
         """Stop every task with its grace and remove everything the swarm put on this node; its word counts no more."""
         await self._in_touch.close()
         if self._agent is not None:

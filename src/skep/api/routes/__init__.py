@@ -2,6 +2,7 @@
 
 from skep.api.call import Route
 from skep.api.routes import (
+    attached,
     containers,
     engine,
     events,
@@ -29,6 +30,7 @@ ALL: tuple[Route, ...] = (
     *explain.ROUTES,
     *local.ROUTES,
     *volumes.ROUTES,
+    *attached.ROUTES,
     *containers.ROUTES,
     *engine.ROUTES,
 )

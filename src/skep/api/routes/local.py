@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from skep.api import local_networks, wire
+from skep.api import attaching, local_networks, wire
 from skep.api.authorize import ENGINE
 from skep.api.call import Call, Route
 from skep.api.errors import EngineFailure
@@ -33,13 +33,18 @@ def endpoint_file(call: Call) -> EndpointFile:
 # --- containers -----------------------------------------------------------------------
 
 
-async def create_container(call: Call) -> web.StreamResponse:
-    """POST /containers/create."""
-    raw = await call.body()
+async def create(call: Call, raw: bytes) -> web.StreamResponse:
+    """POST /containers/create. Args: raw: the body, read already."""
     body = wire.parse(raw)
-    wanted = _endpoints_of(body)
-    if wanted is None:
+    if _endpoints_of(body) is None:
         return await call.backend.engine.relay(call, body=raw)
+    status, answer = await create_from(call, body)
+    return call.reply(answer, status)
+
+
+async def create_from(call: Call, body: dict[str, Any]) -> tuple[int, Any]:
+    """Have a container made; returns the status and the engine's answer."""
+    wanted = _endpoints_of(body) or {}
     file = endpoint_file(call)
     kept = file.load()
     name, host = call.text("name"), body.setdefault("HostConfig", {}) or {}
@@ -58,7 +63,7 @@ async def create_container(call: Call) -> web.StreamResponse:
     status, answer = await ask(call, "POST", None, msgspec.json.encode(body))
     if status == HTTPStatus.CREATED and any(map(local_networks.is_worth_keeping, wanted.values())):
         file.note(str(answer["Id"]), wanted, await _living(call))
-    return call.reply(answer, status)
+    return status, answer
 
 
 def _endpoints_of(body: Any) -> dict[str, dict[str, Any] | None] | None:
@@ -96,12 +101,21 @@ async def inspect_container(call: Call) -> web.StreamResponse:
         used = (answer.get("NetworkSettings") or {}).get("Networks") or {}
         names = await _shown_names(call) if any(name.startswith("skep-") for name in used) else {}
         answer = local_networks.merged(answer, kept, names) if kept or names else answer
+        attachments = call.node.attachments
+        attached = attachments.book.find(str(answer.get("Id"))) if attachments is not None else None
+        if attachments is not None and attached is not None:
+            answer = attaching.merged(answer, attached, attachments)
     return call.reply(answer, status)
 
 
 async def _shown_names(call: Call) -> Mapping[str, str]:
     _, networks = await ask(call, "GET", "/networks", is_plain=True)
     return {each["Name"]: str(local_networks.shown(each)["Name"]) for each in networks if isinstance(each, dict)}
+
+
+def shown_networks(networks: Any) -> list[wire.Document]:
+    """An engine's list of its networks with the names that users know."""
+    return [local_networks.shown(each) for each in networks if isinstance(each, dict)]
 
 
 async def _living(call: Call) -> frozenset[str]:
@@ -149,7 +163,4 @@ async def ask(
         raise EngineFailure(f"the container engine's answer to {target} cannot be read: {error}") from error
 
 
-ROUTES: Final = (
-    Route("POST", "/containers/create", create_container, ENGINE),
-    Route("GET", "/containers/{id}/json", inspect_container, ENGINE),
-)
+ROUTES: Final = (Route("GET", "/containers/{id}/json", inspect_container, ENGINE),)

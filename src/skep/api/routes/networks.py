@@ -17,7 +17,7 @@ from skep.api.authorize import SWARM
 from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.filters import Filters
-from skep.api.routes import local
+from skep.api.routes import attached, local
 from skep.api.routes.events import moment
 from skep.api.wire import Document
 from skep.lib.durations import parse_duration
@@ -129,12 +129,17 @@ async def remove(call: Call) -> web.StreamResponse:
 
 async def attach(call: Call) -> web.StreamResponse:
     """POST /networks/{id}/connect and /disconnect, of plain containers."""
-    network = _overlay(_control(call), call.params["id"])
-    if network is None:
+    attachments, reference = call.node.attachments, call.params["id"]
+    network = _overlay(_control(call), reference)
+    if network is not None and not network.spec.attachable:
+        reason = f"rpc error: code = PermissionDenied desc = network {reference} not manually attachable"
+        raise Forbidden(f"Could not attach to network {reference}: {reason}")
+    # A worker knows its own networks only; any other may be one of the swarm's.
+    if attachments is None or (network is None and await _local_one(call, reference) is not None):
         return await _attach_locally(call)
-    if not network.spec.attachable:
-        raise Forbidden(f"Could not attach to network {call.params['id']}: network is not manually attachable")
-    raise Unsupported("plain containers cannot join overlay networks here; run it as a service with --network")
+    if call.path.endswith("/disconnect"):
+        return await attached.disconnect(call, attachments)
+    return await attached.connect(call, attachments)
 
 
 async def prune(call: Call) -> web.StreamResponse:

@@ -35,7 +35,8 @@ async def list_all(call: Call) -> web.StreamResponse:
     found = [
         documents.task(task, view)
         for task in _candidates(view, services, nodes)
-        if (not nodes or task.node_id in nodes)
+        if not task.is_attachment  # No run of anything: the network shows who is attached.
+        and (not nodes or task.node_id in nodes)
         and (not states or task.desired_state.label in states)
         and _is_wanted(task, wanted)
         and (not only_current or _is_current(task, view))
