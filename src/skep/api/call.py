@@ -22,6 +22,7 @@ from skep.api.passthrough import LocalEngine
 from skep.api.reach import Engines
 from skep.model.errors import InvalidSpec
 from skep.ports.clock import Clock
+from skep.ports.registry import Registry
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class Backend:
     clock: Clock
     engines: Engines
     events: EventHub
+    registry: Registry | None = None
 
     @property
     def engine(self) -> LocalEngine:

@@ -28,6 +28,7 @@ from skep.api.reach import Engines
 from skep.edge import tls
 from skep.model.errors import Forbidden, NotFound
 from skep.ports.clock import Clock
+from skep.ports.registry import Registry
 
 log = structlog.get_logger()
 
@@ -44,13 +45,15 @@ class SocketTaken(Exception):
 class ApiServer:
     """Serves Docker's Engine API for one node, on any number of sockets."""
 
-    def __init__(self, node: LocalNode, clock: Clock) -> None:
+    def __init__(self, node: LocalNode, clock: Clock, registry: Registry | None = None) -> None:
         """Build the route table.
 
+        Args:
+            registry: Asked about images before services are made; None where none is to be asked.
         Raises:
             UnguardedRoute: A route does not say who may call it.
         """
-        self._backend = Backend(node, clock, Engines(node), EventHub(node, clock))
+        self._backend = Backend(node, clock, Engines(node), EventHub(node, clock), registry)
         self._table = RouteTable(routes.ALL)
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []

@@ -22,6 +22,7 @@ path_type = click.Path(path_type=Path)
 @click.option("--engine", type=click.Choice(ENGINES), default="podman", show_default=True)
 @click.option("--cgroup-parent", default="", help="Control group the containers go below.")
 @click.option("--image-store", type=path_type, multiple=True, help="Further image store to read; may be repeated.")
+@click.option("--insecure-registry", multiple=True, help="HOST[:PORT] or network to pull from without a trusted TLS.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def daemon(
     data_dir: Path,
@@ -32,6 +33,7 @@ def daemon(
     engine: str,
     cgroup_parent: str,
     image_store: tuple[Path, ...],
+    insecure_registry: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Run the daemon that makes this machine a node; it ends on SIGTERM and touches no container then.
@@ -52,6 +54,7 @@ def daemon(
         engine=engine,
         cgroup_parent=cgroup_parent,
         image_stores=tuple(image_store),
+        insecure_registries=insecure_registry,
         log_level=log_level,
     )
     raise SystemExit(asyncio.run(run(config)))

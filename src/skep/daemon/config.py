@@ -23,6 +23,7 @@ class DaemonConfig:
     """Attributes: socket_group: group that may use the socket; empty leaves it to root.
 
     api_listen: `tcp://address:port` for the API with mutual TLS; empty for none.
+    insecure_registries: see `edge.registries.Registries`.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -34,6 +35,7 @@ class DaemonConfig:
     image_stores: tuple[Path, ...] = field(default=())
     log_level: str = "info"
     api_listen: str = ""
+    insecure_registries: tuple[str, ...] = ()
 
     @property
     def swarm_dir(self) -> Path:
@@ -73,6 +75,23 @@ def api_address(text: str) -> tuple[str, int]:
             f'"{text}" must name an IP address of this machine, or 0.0.0.0; write tcp://0.0.0.0:{API_PORT}'
         )
     return host, port
+
+
+def check_registry(text: str) -> None:
+    """Check a registry that may be insecure: `host`, `host:port` or a network.
+
+    Raises:
+        InvalidSpec: It is none.
+    """
+    try:
+        if "://" in text:
+            raise ValueError("it has a scheme")
+        if "/" in text:
+            ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidSpec(
+            f'"{text}" is no registry ({error}); write a host like registry.example:5000, or a network like 10.0.0.0/8'
+        ) from error
 
 
 def is_address(text: str) -> bool:

@@ -12,7 +12,7 @@ import structlog
 
 from skep.api.server import ApiServer, SocketTaken
 from skep.daemon import tcp
-from skep.daemon.config import DaemonConfig, api_address
+from skep.daemon.config import DaemonConfig, api_address, check_registry
 from skep.daemon.manager import Means
 from skep.daemon.membership import MembershipDamaged
 from skep.daemon.node import Node
@@ -20,6 +20,8 @@ from skep.daemon.worker import make_runtime
 from skep.edge.clock import SystemClock, SystemDice
 from skep.edge.instance import InstanceLock, InstanceRunning, notify_ready, raise_file_limit
 from skep.edge.keyfile import KeyFileError
+from skep.edge.registries import Registries
+from skep.edge.registry_client import RegistryClient
 from skep.model.errors import InvalidSpec
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import RuntimeFailure
@@ -97,8 +99,12 @@ async def _serve(config: DaemonConfig) -> None:
         failures.append(failure)
         stop.set()
 
-    node = Node(config, socket.gethostname(), make_runtime(config), means, give_up)
-    api = ApiServer(node, means.clock)
+    for text in config.insecure_registries:
+        check_registry(text)
+    registries = Registries(config.insecure_registries)
+    registry = RegistryClient(registries)
+    node = Node(config, socket.gethostname(), make_runtime(config, registries), means, give_up)
+    api = ApiServer(node, means.clock, registry)
     try:
         await node.start()
         await api.start_unix(config.socket, config.socket_group or None)
@@ -110,5 +116,6 @@ async def _serve(config: DaemonConfig) -> None:
     finally:
         await api.close()
         await node.close()
+        await registry.close()
     if failures:
         raise failures[0]

@@ -22,6 +22,7 @@ from skep.edge.dns_forward import Forwarder, NodeResolvers
 from skep.edge.instance import boot_id
 from skep.edge.podman.runtime import PodmanRuntime
 from skep.edge.probe import ProcProbe
+from skep.edge.registries import Registries
 from skep.edge.process.runtime import ProcessRuntime
 from skep.edge.task_files import MemoryFiles
 from skep.edge.unix_stream import connect_unix
@@ -29,13 +30,17 @@ from skep.model.session import ManagerAddress
 from skep.ports.runtime import Runtime
 
 
-def make_runtime(config: DaemonConfig) -> Runtime:
+def make_runtime(config: DaemonConfig, registries: Registries) -> Runtime:
     """The engine the daemon was told to use."""
     root, run_dir = config.data_dir / "engine", config.run_dir / "engine"
     if config.engine == "process":
         return ProcessRuntime(root=root, run_dir=run_dir, cgroup_parent=config.cgroup_parent)
     return PodmanRuntime(
-        root=root, run_dir=run_dir, cgroup_parent=config.cgroup_parent, image_stores=config.image_stores
+        root=root,
+        run_dir=run_dir,
+        cgroup_parent=config.cgroup_parent,
+        image_stores=config.image_stores,
+        registries=registries,
     )
 
 

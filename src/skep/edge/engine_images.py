@@ -6,20 +6,22 @@ from engine to engine: a subclass says it.
 
 import abc
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
+import structlog
+
 from skep.edge.engine_requests import Answer, EngineRequests
+from skep.edge.registries import Registries
 from skep.model.codec import MALFORMED
 from skep.model.service import Healthcheck
 from skep.ports.runtime import EngineUnreachable, HealthTest, ImageMissing
 
-HUB = "docker.io"
-HUB_HOST = "registry-1.docker.io"
-REACH_LIMIT_S = 3.0
+PULL_LIMIT_S = 3600.0
 SECOND = 1_000_000_000
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,25 @@ class Image:
     health: HealthTest | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    """One request to pull; equal ones are one pull."""
+
+    path: str
+    query: tuple[tuple[str, str], ...]
+    auth: str = field(repr=False)
+
+
 class ImageStore(abc.ABC):
     """The images of one engine."""
 
-    def __init__(self, requests: EngineRequests, engine: str) -> None:
+    def __init__(self, requests: EngineRequests, engine: str, registries: Registries | None = None) -> None:
         """Args: engine: its name in sentences."""
         self._requests = requests
         self._engine = engine
+        self.registries = registries or Registries()
         self._health: dict[str, HealthTest | None] = {}
+        self._pulls: dict[_Pull, asyncio.Task[str]] = {}
 
     @abc.abstractmethod
     def names(self, image: str) -> Sequence[str]:
@@ -55,10 +68,6 @@ class ImageStore(abc.ABC):
     @abc.abstractmethod
     def registry(self, image: str) -> str:
         """The registry an image is pulled from, with its port if the name has one."""
-
-    def is_redirected(self, registry: str) -> bool:
-        """Whether pulls from a registry go elsewhere, so that its own address says nothing."""
-        return False
 
     async def find(self, image: str) -> Image | None:
         """Look an image up without pulling it."""
@@ -89,28 +98,60 @@ class ImageStore(abc.ABC):
         return self._health.get(image_id)
 
     async def ensure(self, image: str, registry_auth: str) -> Image:
-        """Find an image or pull it.
+        """Have an image as its registry has it now; see `ports.runtime.Runtime.ensure_image`.
 
         Args:
             registry_auth: The value of X-Registry-Auth, may be empty.
         Raises:
-            ImageMissing: Not here, and the registry is out of reach or has none.
+            ImageMissing: Not here, and the registry is out of reach, refuses, or has none.
         """
         found = await self.find(image)
-        if found is not None:
+        if found is not None and self._is_exact(image, found):
             return found
         wanted = self.pull_request(image)
-        if wanted is None or not await self._is_in_reach(self.registry(image)):
-            raise ImageMissing(f"No such image: {image}")
-        failure = await self._pull(*wanted, registry_auth)
-        if failure:
+        if wanted is None:
+            failure = "no registry is asked about such a name; load the image here with docker load"
+        else:
+            path, query = wanted
+            failure = await self._pull_once(image, _Pull(path, tuple(query.items()), registry_auth))
+        if not failure:
+            return await self.need(image)
+        if found is None:
             raise ImageMissing(f"No such image: {image} ({failure})")
-        return await self.need(image)
+        log.info("the image that is here is used: its registry gives none", image=image, reason=failure)
+        return found
 
-    async def _pull(self, path: str, query: Mapping[str, str], registry_auth: str) -> str:
-        """Pull; returns what went wrong, empty if nothing did."""
-        headers = {"X-Registry-Auth": registry_auth} if registry_auth else None
-        answer = await self._requests.request("POST", path, query=query, headers=headers)
+    def _is_exact(self, image: str, found: Image) -> bool:
+        """Whether the one here is the only one it can be: named by its content, or made on this machine."""
+        is_id = found.id.removeprefix("sha256:").startswith(image.removeprefix("sha256:"))
+        return "@" in image or is_id or found.name.startswith("localhost/")
+
+    async def _pull_once(self, image: str, pull: "_Pull") -> str:
+        """Pull, together with whoever wants the very same at this moment; returns why not and what to do, or nothing.
+
+        A pull goes on when the task that wanted it is stopped: its next one will want it too.
+        """
+        doing = self._pulls.get(pull)
+        if doing is None:
+            doing = asyncio.create_task(self._pull(image, pull))
+            self._pulls[pull] = doing
+            doing.add_done_callback(lambda _: self._pulls.pop(pull, None))
+        return await asyncio.shield(doing)
+
+    async def _pull(self, image: str, pull: "_Pull") -> str:
+        registry = self.registry(image)
+        silence = await self.registries.silence(registry)  # Engines retry for many seconds where there is no network.
+        if silence:
+            return f"{silence}; {advice(registry, silence, has_auth=bool(pull.auth))}"
+        failure = await self._ask_for(pull)
+        return f"{failure}; {advice(registry, failure, has_auth=bool(pull.auth))}" if failure else ""
+
+    async def _ask_for(self, pull: "_Pull") -> str:
+        """Have the engine pull; returns what went wrong, in its words, or nothing."""
+        headers = {"X-Registry-Auth": pull.auth} if pull.auth else None
+        answer = await self._requests.request(
+            "POST", pull.path, query=dict(pull.query), headers=headers, limit_s=PULL_LIMIT_S
+        )
         if not answer.is_ok:
             return answer.failure
         for line in answer.body.splitlines():  # Errors after the first byte come inside a 200.
@@ -128,23 +169,30 @@ class ImageStore(abc.ABC):
         self._health[image_id] = health
         return Image(id=image_id, name=name, health=health)
 
-    async def _is_in_reach(self, registry: str) -> bool:
-        """Whether a pull is worth trying: engines retry for many seconds on a machine without a network."""
-        if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or self.is_redirected(registry):
-            return True
-        host, _, port = registry.partition(":")
-        if registry == HUB:
-            host, port = HUB_HOST, "443"
-        ports = [int(port)] if port.isdigit() else [443, 80] if is_loopback(registry) else [443]
-        for number in ports:
-            try:
-                async with asyncio.timeout(REACH_LIMIT_S):
-                    _, writer = await asyncio.open_connection(host, number)
-                writer.close()
-            except (OSError, TimeoutError):
-                continue
-            return True
-        return False
+
+_REFUSALS = (
+    (("unauthorized", "authentication required", "denied", "forbidden"), "auth"),
+    (("manifest unknown", "name unknown", "not found", "does not exist"), "name"),
+    (("x509", "certificate", "http response to https"), "trust"),
+)
+
+
+def advice(registry: str, failure: str, *, has_auth: bool) -> str:
+    """What a user can do about a pull that failed, by the words of the engine or the network."""
+    text = failure.lower()
+    kind = next((kind for words, kind in _REFUSALS if any(word in text for word in words)), "")
+    if kind == "auth" and has_auth:
+        return "its credentials are refused: docker login, then docker service update --with-registry-auth"
+    if kind == "auth":
+        return "give the service credentials: docker login, then docker service update --with-registry-auth"
+    if kind == "name":
+        return "check the image's name and tag"
+    if kind == "trust":
+        return (
+            f"put its root certificate into /etc/docker/certs.d/{registry} on this node, or start skepd there with "
+            f"--insecure-registry {registry}"
+        )
+    return f"let this node reach {registry}, or load the image here with docker load"
 
 
 def health_test(check: Healthcheck | None) -> HealthTest | None:
@@ -158,9 +206,3 @@ def health_test(check: Healthcheck | None) -> HealthTest | None:
         start_period=check.start_period,
         retries=check.retries or 3,
     )
-
-
-def is_loopback(registry: str) -> bool:
-    """Whether a registry is on this machine; Docker asks those without TLS."""
-    host = registry.rpartition(":")[0] or registry
-    return host == "localhost" or host.startswith("127.")

@@ -73,6 +73,7 @@ class EngineRequests:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        limit_s: float = REQUEST_LIMIT_S,
     ) -> Answer:
         """Send one request, again if the service went away.
 
@@ -91,13 +92,16 @@ class EngineRequests:
             await self._service.wait_ready(RESTART_LIMIT_S)
             try:
                 async with self._open().request(
-                    method, f"http://engine{self.prefix}{path}", params=query, data=content, headers=sent
+                    method,
+                    f"http://engine{self.prefix}{path}",
+                    params=query,
+                    data=content,
+                    headers=sent,
+                    timeout=aiohttp.ClientTimeout(total=limit_s),
                 ) as response:
                     return Answer(response.status, await response.read(), response.headers)
             except TimeoutError as error:
-                raise EngineUnreachable(
-                    f"{name} gave no answer to {method} {path} in {REQUEST_LIMIT_S:.0f} s"
-                ) from error
+                raise EngineUnreachable(f"{name} gave no answer to {method} {path} in {limit_s:.0f} s") from error
             except (aiohttp.ClientError, OSError) as error:
                 last = error
         raise EngineUnreachable(f"{name} does not answer: {last}") from last

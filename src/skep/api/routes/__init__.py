@@ -3,6 +3,7 @@
 from skep.api.call import Route
 from skep.api.routes import (
     attached,
+    distribution,
     containers,
     engine,
     events,
@@ -19,6 +20,7 @@ from skep.api.routes import (
 )
 
 ALL: tuple[Route, ...] = (
+    *distribution.ROUTES,
     *system.ROUTES,
     *events.ROUTES,
     *swarm.ROUTES,

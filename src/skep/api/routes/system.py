@@ -18,7 +18,7 @@ from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.wire import Document
 from skep.lib.timestamps import format_rfc3339
-from skep.model.errors import NotFound, NotManager, SkepError, Unavailable
+from skep.model.errors import NotManager, SkepError, Unavailable
 from skep.model.node import Role
 from skep.ports.runtime import EngineFacts, RuntimeFailure
 
@@ -162,11 +162,6 @@ async def info(call: Call) -> web.StreamResponse:
     return call.reply(document)
 
 
-async def distribution(call: Call) -> web.StreamResponse:
-    """GET /distribution/{name}/json: the CLI takes a refusal as "pin no digest" and goes on with the name as it is."""
-    raise NotFound(f"no registry is asked about {call.params['name']} here; the nodes that run it find it themselves")
-
-
 async def _facts(call: Call) -> EngineFacts:
     try:
         return await call.node.engine_facts()
@@ -249,5 +244,4 @@ ROUTES: Final = (
     Route("HEAD", "/_ping", ping, EVERYONE),
     Route("GET", "/version", version, EVERYONE),
     Route("GET", "/info", info, SWARM),
-    Route("GET", "/distribution/{name...}/json", distribution, SWARM),
 )

@@ -6,15 +6,14 @@ docker.io/library/busybox, `podman build` leaves localhost/…, so those are tri
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
-from skep.edge.engine_images import HUB, ImageStore, is_loopback
+from skep.edge.engine_images import ImageStore
+from skep.model.registry import HUB
 from skep.model.service import Healthcheck
 
 IMAGE_ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
-REGISTRIES_CONF = Path("/etc/containers/registries.conf")
 
 
 class _Image(msgspec.Struct, rename="pascal"):
@@ -60,18 +59,9 @@ class PodmanImages(ImageStore):
         if name.startswith("localhost/"):
             return None
         query = {"reference": name, "quiet": "true"}
-        if is_loopback(self.registry(image)):
-            query["tlsVerify"] = "false"  # As Docker treats registries on 127.0.0.0/8.
+        if self.registries.is_insecure(self.registry(image)):
+            query["tlsVerify"] = "false"
         return "/images/pull", query
 
     def registry(self, image: str) -> str:
         return image_candidates(image)[0].partition("/")[0]
-
-    def is_redirected(self, registry: str) -> bool:
-        """As an administrator's mirrors do."""
-        try:
-            text = REGISTRIES_CONF.read_text()
-        except OSError:
-            return False
-        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-        return any(f'"{registry}' in line and line.strip().startswith(("prefix", "location")) for line in lines)

@@ -23,6 +23,7 @@ from skep.edge.mount_sources import check_bind_sources
 from skep.edge.podman import configuration, spec
 from skep.edge.podman.images import PodmanImages
 from skep.edge.podman.inspect import Inspection, read_inspection
+from skep.edge.registries import Registries
 from skep.model.base import Nanoseconds
 from skep.model.service import Mount
 from skep.ports.runtime import (
@@ -48,14 +49,20 @@ class PodmanRuntime:
     """A private podman under `root` and `run_dir`; implements `skep.ports.runtime.Runtime`."""
 
     def __init__(
-        self, *, root: Path, run_dir: Path, cgroup_parent: str = "", image_stores: Sequence[Path] = ()
+        self,
+        *,
+        root: Path,
+        run_dir: Path,
+        cgroup_parent: str = "",
+        image_stores: Sequence[Path] = (),
+        registries: Registries | None = None,
     ) -> None:
         self._settings = EngineSettings(root.absolute(), run_dir.absolute(), cgroup_parent, tuple(image_stores))
         self._machine = machine.probe(self._settings.root)
         self.service = EngineService(configuration.podman_program(self._machine, self._settings))
         self._client = EngineRequests(self.service, PREFIX)
         self._containers = EngineContainers(self._client, read_inspection, "podman")
-        self._images = PodmanImages(self._client, "podman")
+        self._images = PodmanImages(self._client, "podman", registries)
         self._endings = Endings(self._look, self._send)
         self._watch = ExitWatch(self._endings.settle)
         self._starting: dict[str, asyncio.Lock] = {}
