@@ -23,6 +23,7 @@ from skep.model.errors import NotFound
 
 ENDPOINTS_FILE: Final = "endpoints.json"
 DEFAULT_MODES: Final = ("", "default", "bridge")
+STOP_TIMEOUT_S: Final = 10
 
 
 def endpoint_file(call: Call) -> EndpointFile:
@@ -60,6 +61,8 @@ async def create_from(call: Call, body: dict[str, Any]) -> tuple[int, Any]:
     body["HostConfig"] = host
     asked = {local_networks.engine_name(network): settings for network, settings in networks.items() if settings}
     body["NetworkingConfig"] = {"EndpointsConfig": asked}
+    if body.get("StopTimeout") is None:  # To podman that is no time at all, to Docker ten seconds.
+        body["StopTimeout"] = STOP_TIMEOUT_S
     status, answer = await ask(call, "POST", None, msgspec.json.encode(body))
     if status == HTTPStatus.CREATED and any(map(local_networks.is_worth_keeping, wanted.values())):
         file.note(str(answer["Id"]), wanted, await _living(call))
