@@ -72,8 +72,8 @@ class Setting:
         self.running: asyncio.Task[None] | None = None
 
     def start(self, *decisions: Decision, lease: str = "") -> DecisionLoop:
-        self.loop = DecisionLoop(self.replica, self.clock, decisions, lease=lease)
-        self.running = asyncio.create_task(self.loop.run())
+        self.loop = DecisionLoop(self.replica, self.clock, decisions)
+        self.running = asyncio.create_task(self.loop.run(lease))
         return self.loop
 
 

@@ -217,6 +217,19 @@ async def test_after_compaction_the_difference_is_one_batch() -> None:
         await one.close()
 
 
+async def test_a_commit_whose_revision_comes_with_a_reload_returns() -> None:
+    store = ForgetfulStore()
+    replica = Replica(store, SteppingClock())
+    await replica.open()
+    writing = [asyncio.ensure_future(replica.commit(put(a_node(f"n{n}")))) for n in range(3)]
+    await asyncio.sleep(0)
+    store.may_watch.set()
+    async with asyncio.timeout(10):
+        batches = await asyncio.gather(*writing)
+    assert all(f"n{n}" in {event.id for event in batch.events} for n, batch in enumerate(batches))
+    await replica.close()
+
+
 async def test_bytes_that_are_no_object_are_damage() -> None:
     store = MemoryStore()
     await store.commit([Write("node", "n1", b"\xc1", 0)])

@@ -27,12 +27,11 @@ from skep.store.state import View
 class Leader:
     """Decides while `run` runs. Implements `manager.sessions.Desk`."""
 
-    def __init__(self, replica: Replica, clock: Clock, dice: Dice, *, own_node_id: str = "", lease: str = "") -> None:
+    def __init__(self, replica: Replica, clock: Clock, dice: Dice, *, own_node_id: str = "") -> None:
         """Take up an opened replica.
 
         Args:
             own_node_id: The node this manager runs on: it cannot be silent to itself.
-            lease: See `Store.commit`.
         """
         self._replica = replica
         self._clock = clock
@@ -51,11 +50,13 @@ class Leader:
             self._schedule,
             self._rebalance,
         )
-        self._loop = DecisionLoop(replica, clock, decisions, lease=lease)
+        self._loop = DecisionLoop(replica, clock, decisions)
 
-    async def run(self) -> None:
+    async def run(self, lease: str = "") -> None:
         """Decide until cancelled.
 
+        Args:
+            lease: See `Store.commit`.
         Raises:
             LeaseLost: Another manager leads now.
         """
@@ -68,7 +69,7 @@ class Leader:
         observers: Sequence[Callable[[Batch], None]] = (self._ledger.observe, self._inventory.observe, self._forget)
         self._replica.observers.extend(observers)
         try:
-            await self._loop.run()
+            await self._loop.run(lease)
         finally:
             for observer in observers:
                 self._replica.observers.remove(observer)

@@ -64,28 +64,30 @@ class _Observation:
 class DecisionLoop:
     """Runs decisions whenever something asks for them."""
 
-    def __init__(self, replica: Replica, clock: Clock, decisions: Sequence[Decision], *, lease: str = "") -> None:
+    def __init__(self, replica: Replica, clock: Clock, decisions: Sequence[Decision]) -> None:
         """Prepare a loop; nothing happens before `run`.
 
         Args:
             decisions: In the order in which they build on one another.
-            lease: The leader's, which every write carries.
         """
         self._replica = replica
         self._clock = clock
         self._decisions = decisions
-        self._lease = lease
+        self._lease = ""
         self._dirty = Dirty()
         self._inbox: list[_Observation] = []
         self._stirred = asyncio.Event()
         self._decided_at: Nanoseconds = 0
 
-    async def run(self) -> None:
+    async def run(self, lease: str = "") -> None:
         """Decide until cancelled.
 
+        Args:
+            lease: The leader's, which every write carries.
         Raises:
             LeaseLost: Another manager leads now.
         """
+        self._lease = lease
         self._dirty = Dirty.everything(self._replica.view)
         self._replica.observers.append(self._note)
         wake_at: Nanoseconds | None = self._clock.now()

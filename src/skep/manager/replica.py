@@ -77,10 +77,11 @@ class _Commit:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def batch(self, revision: int) -> Batch:
-        while revision not in self.applied:
+        """Wait until the view holds a revision; if it came with a reload, the batch is the reload's."""
+        while not (reached := [n for n in self.applied if n >= revision]):
             self.changed.clear()
             await self.changed.wait()
-        return self.applied[revision]
+        return self.applied[min(reached)]
 
 
 class Replica:
@@ -101,6 +102,7 @@ class Replica:
         self._subscriptions: weakref.WeakKeyDictionary[Subscription, None] = weakref.WeakKeyDictionary()
         self._commits: dict[_Commit, None] = {}
         self._following: asyncio.Task[None] | None = None
+        self._advanced = asyncio.Event()
 
     async def open(self) -> None:
         """Load everything and begin to follow.
@@ -152,6 +154,11 @@ class Replica:
             events.extend(batch.events)
         return Batch(revision, events)
 
+    async def wait_revision(self, revision: int) -> None:
+        """Wait until the view is at least as new."""
+        while self.view.revision < revision:
+            await self._advanced.wait()
+
     def watch(self) -> Subscription:
         """Follow every batch applied from this call on; see `Subscription`."""
         subscription = Subscription()
@@ -200,6 +207,8 @@ class Replica:
         for commit in self._commits:
             commit.applied[batch.revision] = batch
             commit.changed.set()
+        self._advanced.set()
+        self._advanced = asyncio.Event()
 
 
 def _write(change: Change, now: int) -> Write:

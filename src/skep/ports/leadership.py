@@ -1,0 +1,58 @@
+"""Which of the managers decides.
+
+Port. A term is one manager's leadership; its lease goes with every write, so that a store refuses what a former leader
+still sends. Every adapter passes tests/contract/test_leadership.py.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Attributes: node_id: who leads; term: grows with every change."""
+
+    node_id: str
+    term: int
+
+
+class Term(Protocol):
+    """One leadership of this manager, from its winning on."""
+
+    @property
+    def lease(self) -> str:
+        """For `Store.commit`; "" where nobody else can lead."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """Decide only on a state at least as new: whatever earlier leaders wrote is in it."""
+        ...
+
+    async def wait_lost(self) -> None:
+        """Return as soon as it is over, or can no longer be known not to be: stop deciding at once."""
+        ...
+
+    async def resign(self) -> None:
+        """End it; another manager may lead at once. Idempotent, and returns soon even if nobody answers."""
+        ...
+
+
+class Candidate(Protocol):
+    """This manager's part in it."""
+
+    async def win(self) -> Term:
+        """Wait until this manager leads; trouble on the way is waited out."""
+        ...
+
+    async def leader(self) -> Leader | None:
+        """Who leads now; None if nobody does.
+
+        Raises:
+            StoreUnavailable: It cannot be known at present.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds; terms end with it."""
+        ...
