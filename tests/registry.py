@@ -39,6 +39,16 @@ class RegistryServer:
 
     name: str
     writer: str
+    process: "subprocess.Popen[bytes]"
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """It takes connections and says nothing, as over a line that hangs."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def push(self, repository: str, tag: str, archive: bytes) -> str:
         """Put an image, as `lab.images.image_archive` writes it, under a tag; returns its digest."""
@@ -89,10 +99,12 @@ class RegistryServer:
 
 
 def an_image(text: str) -> bytes:
-    """An archive of a small image that sleeps, and says which one it is in /version."""
+    """An archive of a small image that sleeps until it is told to stop, and says which one it is in /version."""
     root = images.busybox_root()
     root["/version"] = images.RootEntry(text.encode())
-    return images.image_archive("version", root, images.ImageConfig(command=("sleep", "1d")))
+    return images.image_archive(
+        "version", root, images.ImageConfig(command=("sh", "-c", "trap exit TERM; sleep 1d & wait"))
+    )
 
 
 @contextlib.contextmanager
@@ -107,14 +119,16 @@ def a_registry(folder: Path, address: str = "127.0.0.1", launcher: Sequence[str]
     port, writer_port = _free_port(), _free_port()
     guard = f"auth:\n  htpasswd:\n    realm: tests\n    path: {folder}/htpasswd\n"
     with (
-        _serving(folder, "guarded", f"{address}:{port}", guard, launcher),
+        _serving(folder, "guarded", f"{address}:{port}", guard, launcher) as process,
         _serving(folder, "writer", f"127.0.0.1:{writer_port}", "", ()),
     ):
-        yield RegistryServer(name=f"{address}:{port}", writer=f"127.0.0.1:{writer_port}")
+        yield RegistryServer(name=f"{address}:{port}", writer=f"127.0.0.1:{writer_port}", process=process)
 
 
 @contextlib.contextmanager
-def _serving(folder: Path, name: str, listen: str, more: str, launcher: Sequence[str]) -> Iterator[None]:
+def _serving(
+    folder: Path, name: str, listen: str, more: str, launcher: Sequence[str]
+) -> Iterator["subprocess.Popen[bytes]"]:
     program = shutil.which("docker-registry")
     assert program, "docker-registry is not installed: run tools/setup test"
     config, output = folder / f"{name}.yml", folder / f"{name}.log"
@@ -130,7 +144,7 @@ def _serving(folder: Path, name: str, listen: str, more: str, launcher: Sequence
             assert process.poll() is None, output.read_text()
             assert time.monotonic() < deadline, f"the registry does not listen: {output.read_text()}"
             time.sleep(0.02)
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
