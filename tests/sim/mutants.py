@@ -1,4 +1,4 @@
-"""Deliberately broken variants of the decisions: each is one mistake somebody could make."""
+"""Deliberately broken variants of the decisions: each is one mistake somebody could make, with the violation it is."""
 
 import asyncio
 import dataclasses
@@ -25,20 +25,33 @@ from skep.model.node import NodeState
 from skep.model.task import Task
 from skep.store.changes import Batch
 
-Mutant = Callable[[pytest.MonkeyPatch], None]
+Apply = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One mistake. Attributes: apply: makes it; violates: the pattern of the violation by which it must be caught."""
+
+    apply: Apply
+    violates: str
+
+
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(apply: Mutant) -> Mutant:
-    MUTANTS[apply.__name__.replace("_", " ")] = apply
-    return apply
+def mutant(violates: str) -> Callable[[Apply], Apply]:
+    def register(apply: Apply) -> Apply:
+        MUTANTS[apply.__name__.replace("_", " ")] = Mutant(apply, violates)
+        return apply
+
+    return register
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-@mutant
+@mutant(r"^\('address', .* is held by .* and by")
 def an_address_is_released_before_its_task_has_stopped(patch: pytest.MonkeyPatch) -> None:
     right = ledger.claims_of
     patch.setattr(
@@ -47,7 +60,7 @@ def an_address_is_released_before_its_task_has_stopped(patch: pytest.MonkeyPatch
     patch.setattr("skep.core.allocate.pools.COOL_DOWN", 0)
 
 
-@mutant
+@mutant(r"^\('address', .* is held by .* and by")
 def numbers_held_by_tasks_are_forgotten_at_a_restart(patch: pytest.MonkeyPatch) -> None:
     right = Ledger.of
 
@@ -63,17 +76,17 @@ class _Empty:
         return []
 
 
-@mutant
+@mutant("still sends to")
 def a_departure_waits_for_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Drains, "start", _nothing)
 
 
-@mutant
+@mutant("still sends to")
 def a_task_is_stopped_before_it_is_drained(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(task_steps.Wanted, "may_stop", property(lambda self: self.must_stop))
 
 
-@mutant
+@mutant("still sends to")
 def a_node_acknowledges_what_it_has_not_programmed(patch: pytest.MonkeyPatch) -> None:
     right = Mesh.note
 
@@ -90,13 +103,13 @@ def a_node_acknowledges_what_it_has_not_programmed(patch: pytest.MonkeyPatch) ->
     patch.setattr(Mesh, "note", note)
 
 
-@mutant
+@mutant("has other endpoints|answers other names")
 def a_removed_item_is_not_told(patch: pytest.MonkeyPatch) -> None:
     right = Board.remove
     patch.setattr(Board, "remove", lambda self, topic, key: None if key.startswith("end") else right(self, topic, key))
 
 
-@mutant
+@mutant("went back from|had ended as")
 def reports_are_taken_as_they_come(patch: pytest.MonkeyPatch) -> None:
     right = observe.fold
 
@@ -126,63 +139,63 @@ def _admit_all(patch: pytest.MonkeyPatch, name: str, admits: Callable[[Any, Any]
     patch.setattr(filters, "FILTERS", broken)
 
 
-@mutant
+@mutant("reserves more (CPUs|memory) than it has")
 def the_scheduler_ignores_reservations(patch: pytest.MonkeyPatch) -> None:
     _admit_all(patch, "Resource", lambda demand, site: True)
 
 
-@mutant
+@mutant("has a host-mode port twice")
 def the_scheduler_ignores_host_ports(patch: pytest.MonkeyPatch) -> None:
     _admit_all(patch, "HostPort", lambda demand, site: True)
 
 
-@mutant
+@mutant("against its constraints")
 def the_scheduler_ignores_constraints(patch: pytest.MonkeyPatch) -> None:
     _admit_all(patch, "Constraint", lambda demand, site: True)
 
 
-@mutant
+@mutant("was put on node .*, which is ready and (drain|pause)")
 def tasks_come_to_drained_nodes(patch: pytest.MonkeyPatch) -> None:
     _admit_all(patch, "Ready", lambda demand, site: site.node.status.state == NodeState.READY)
 
 
-@mutant
+@mutant("was put on node .*, which is down")
 def tasks_come_to_nodes_that_are_down(patch: pytest.MonkeyPatch) -> None:
     _admit_all(patch, "Ready", lambda demand, site: site.node.spec.availability.value == "active")
 
 
-@mutant
+@mutant("follows a failed one after")
 def a_failed_task_is_replaced_without_delay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(restart, "back_off", lambda delay, streak: 0)
 
 
-@mutant
+@mutant("follows a failed one after")
 def a_crash_loop_does_not_back_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(restart, "_streak", lambda task, policy, record: 1)
 
 
-@mutant
+@mutant("was (raised|started) before its time")
 def a_waiting_task_is_raised_before_its_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(starts, "_hindrances", lambda roster, task: iter(()))
 
 
-@mutant
+@mutant("slots at work instead of")
 def there_is_one_replica_too_many(patch: pytest.MonkeyPatch) -> None:
     generous = SimpleNamespace(replicas=lambda spec: modes.replicas(spec) + 1, is_at_most_one=modes.is_at_most_one)
     patch.setattr(replicated, "modes", generous)
 
 
-@mutant
+@mutant("has [0-9]+ of [0-9]+ slots filled")
 def a_removed_slot_is_not_stopped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replicated, "remove_slot", _nothing)
 
 
-@mutant
+@mutant("in the making")
 def an_update_exceeds_its_parallelism(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(update, "_is_under_way", lambda roster, rollout, key: False)
 
 
-@mutant
+@mutant("was rolled back out of rollback_started")
 def a_failed_rollback_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
     def act(roster: Any, action: Any, task: Task) -> None:
         if roster.service.previous_spec is None:
@@ -192,7 +205,7 @@ def a_failed_rollback_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(update, "_act_on_failure", act)
 
 
-@mutant
+@mutant("was given up after .* of silence")
 def a_node_is_given_up_at_the_first_threshold(patch: pytest.MonkeyPatch) -> None:
     right = liveness.thresholds
 
@@ -203,13 +216,13 @@ def a_node_is_given_up_at_the_first_threshold(patch: pytest.MonkeyPatch) -> None
     patch.setattr(liveness, "thresholds", hasty)
 
 
-@mutant
+@mutant("node .* is (down|unknown|ready), balanced")
 def a_node_that_is_heard_again_stays_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(liveness._Judgement, "returns", lambda self: iter(()))
     patch.setattr(observe, "returned", lambda node, now: node)
 
 
-@mutant
+@mutant("was acknowledged(,| and is) not stored")
 def a_commit_is_acknowledged_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
     right = Replica.commit
 
@@ -221,7 +234,7 @@ def a_commit_is_acknowledged_before_it_is_stored(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Replica, "commit", commit)
 
 
-@mutant
+@mutant("runs again, after")
 def a_start_is_not_recorded(patch: pytest.MonkeyPatch) -> None:
     async def save(self: Executor, status: Any) -> None:
         await asyncio.sleep(0)
@@ -229,7 +242,7 @@ def a_start_is_not_recorded(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Executor, "_save", save)
 
 
-@mutant
+@mutant("has sandboxes .* of no active task")
 def sandboxes_are_left(patch: pytest.MonkeyPatch) -> None:
     async def release(host: Any, task_id: str) -> None:
         await asyncio.sleep(0)
