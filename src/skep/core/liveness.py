@@ -150,9 +150,21 @@ class _Judgement:
     now: Nanoseconds
     limits: Thresholds
     notes: list[str] = field(default_factory=list)
+    _silences: dict[str, Nanoseconds] = field(default_factory=dict)
+
+    @property
+    def is_all_well(self) -> bool:
+        """Whether every node is up, balanced and heard, so that there is nothing to judge."""
+        cluster = self.view.cluster
+        return (cluster is None or cluster.brake is None) and all(
+            node.balanced and node.status.state == NodeState.READY and self._silence(node) <= self.limits.unbalanced
+            for node in self.view.nodes.values()
+        )
 
     def changes(self) -> Iterator[Change]:
         """Everything silence says."""
+        if self.is_all_well:
+            return
         cluster, brake = self.view.cluster, self._brake()
         if cluster is not None and brake != cluster.brake:
             self._note_brake(cluster.brake, brake)
@@ -179,9 +191,11 @@ class _Judgement:
                 yield Put(msgspec.structs.replace(returned(node, self.now), updated_at=self.now))
 
     def _silence(self, node: Node) -> Nanoseconds:
-        if node.id == self.heartbeats.own_node_id:
-            return 0
-        return self.heartbeats.silence(node.id, self.now)
+        silence = self._silences.get(node.id)
+        if silence is None:
+            is_own = node.id == self.heartbeats.own_node_id
+            silence = self._silences[node.id] = 0 if is_own else self.heartbeats.silence(node.id, self.now)
+        return silence
 
     def _put(self, node: Node, *, is_down: bool) -> Change:
         status = node.status

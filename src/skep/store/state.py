@@ -6,7 +6,6 @@ Objects are immutable; a reader may keep what it was given.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -124,16 +123,15 @@ SECRET_INDEXES: Final[dict[str, IndexFunction[Secret]]] = {"name": lambda secret
 CONFIG_INDEXES: Final[dict[str, IndexFunction[Config]]] = {"name": lambda config: (config.spec.name,)}
 
 
-@dataclass(slots=True)
 class Table(Generic[T]):
     """Objects by id, and by each index's keys, in the order they were first put."""
 
-    functions: Mapping[str, IndexFunction[T]]
-    rows: dict[str, T] = field(default_factory=dict)
-    indexes: dict[str, dict[Hashable, dict[str, T]]] = field(default_factory=dict)
+    __slots__ = ("functions", "indexes", "rows")
 
-    def __post_init__(self) -> None:
-        self.indexes = {name: {} for name in self.functions}
+    def __init__(self, functions: Mapping[str, IndexFunction[T]]) -> None:
+        self.functions = functions
+        self.rows: dict[str, T] = {}
+        self.indexes: dict[str, dict[Hashable, dict[str, T]]] = {name: {} for name in functions}
 
     def get(self, id: str, /) -> T | None:
         return self.rows.get(id)
@@ -142,7 +140,8 @@ class Table(Generic[T]):
         return self.rows.values()
 
     def where(self, index: str, key: Hashable, /) -> Sequence[T]:
-        return tuple(self.indexes[index].get(key, {}).values())
+        found = self.indexes[index].get(key)
+        return tuple(found.values()) if found else ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -152,15 +151,20 @@ class Table(Generic[T]):
 
     def put(self, value: T) -> T | None:
         """Store a value; returns what it replaced."""
-        old = self.rows.get(value.id)
+        id = value.id
+        old = self.rows.get(id)
         for name, function in self.functions.items():
             index = self.indexes[name]
-            new_keys = set(function(value))
-            if old is not None:
-                self._unindex(index, set(function(old)) - new_keys, old.id)
-            for key in new_keys:
-                index.setdefault(key, {})[value.id] = value
-        self.rows[value.id] = value
+            keys = set(function(value))
+            if old is not None and (before := set(function(old))) != keys:
+                self._unindex(index, before - keys, id)
+            for key in keys:
+                entries = index.get(key)
+                if entries is None:
+                    index[key] = {id: value}
+                else:
+                    entries[id] = value
+        self.rows[id] = value
         return old
 
     def delete(self, id: str) -> T | None:
@@ -181,29 +185,38 @@ class Table(Generic[T]):
                     del index[key]
 
 
-@dataclass(slots=True)
 class TableDraft(Generic[T]):
-    """A table with changes laid over it."""
+    """A table with changes laid over it. Most drafts of most tables never get any, and then cost next to nothing."""
 
-    base: TableView[T]
-    changed: Table[T]
-    deleted: dict[str, T] = field(default_factory=dict)
+    __slots__ = ("_changed", "_functions", "base", "deleted")
+
+    def __init__(self, base: TableView[T], functions: Mapping[str, IndexFunction[T]]) -> None:
+        self.base = base
+        self.deleted: dict[str, T] = {}
+        self._functions = functions
+        self._changed: Table[T] | None = None
+
+    @property
+    def puts(self) -> Iterable[T]:
+        """What was put, in the order it was first put."""
+        return self._changed.values() if self._changed is not None else ()
 
     def get(self, id: str, /) -> T | None:
-        if id in self.deleted:
-            return None
-        found = self.changed.get(id)
-        return found if found is not None else self.base.get(id)
+        if self._changed is not None and (found := self._changed.rows.get(id)) is not None:
+            return found
+        return None if id in self.deleted else self.base.get(id)
 
     def values(self) -> Iterable[T]:
-        yield from (row for row in self.base.values() if not self._hides(row.id))
-        yield from self.changed.values()
+        if self._changed is None and not self.deleted:
+            return self.base.values()
+        return [*(row for row in self.base.values() if not self._hides(row.id)), *self.puts]
 
     def where(self, index: str, key: Hashable, /) -> Sequence[T]:
         kept = self.base.where(index, key)
-        if self.changed.rows or self.deleted:
+        if kept and (self._changed is not None or self.deleted):
             kept = tuple(row for row in kept if not self._hides(row.id))
-        return (*kept, *self.changed.where(index, key))
+        added = self._changed.where(index, key) if self._changed is not None else ()
+        return (*kept, *added) if added else kept
 
     def __len__(self) -> int:
         return sum(1 for _ in self.values())
@@ -213,16 +226,19 @@ class TableDraft(Generic[T]):
 
     def put(self, value: T) -> None:
         self.deleted.pop(value.id, None)
-        self.changed.put(value)
+        if self._changed is None:
+            self._changed = Table(self._functions)
+        self._changed.put(value)
 
     def delete(self, id: str) -> None:
-        self.changed.delete(id)
+        if self._changed is not None:
+            self._changed.delete(id)
         old = self.base.get(id)
         if old is not None:
             self.deleted[id] = old
 
     def _hides(self, id: str) -> bool:
-        return id in self.deleted or id in self.changed.rows
+        return id in self.deleted or (self._changed is not None and id in self._changed.rows)
 
 
 class State:
@@ -254,7 +270,8 @@ class State:
         for change in changes:
             match change:
                 case Put(value):
-                    stamped = msgspec.structs.replace(value, version=revision)
+                    is_stamped = value.version == revision
+                    stamped = value if is_stamped else msgspec.structs.replace(value, version=revision)
                     events.append(Event(change.kind, change.id, self._put(stamped), stamped))
                 case Delete(kind, id, _):
                     old = self._delete(kind, id)
@@ -302,12 +319,12 @@ class Draft:
     def __init__(self, base: View) -> None:
         self.base = base
         self.cluster: Cluster | None = base.cluster
-        self.nodes: TableDraft[Node] = TableDraft(base.nodes, Table(NODE_INDEXES))
-        self.services: TableDraft[Service] = TableDraft(base.services, Table(SERVICE_INDEXES))
-        self.tasks: TableDraft[Task] = TableDraft(base.tasks, Table(TASK_INDEXES))
-        self.networks: TableDraft[Network] = TableDraft(base.networks, Table(NETWORK_INDEXES))
-        self.secrets: TableDraft[Secret] = TableDraft(base.secrets, Table(SECRET_INDEXES))
-        self.configs: TableDraft[Config] = TableDraft(base.configs, Table(CONFIG_INDEXES))
+        self.nodes: TableDraft[Node] = TableDraft(base.nodes, NODE_INDEXES)
+        self.services: TableDraft[Service] = TableDraft(base.services, SERVICE_INDEXES)
+        self.tasks: TableDraft[Task] = TableDraft(base.tasks, TASK_INDEXES)
+        self.networks: TableDraft[Network] = TableDraft(base.networks, NETWORK_INDEXES)
+        self.secrets: TableDraft[Secret] = TableDraft(base.secrets, SECRET_INDEXES)
+        self.configs: TableDraft[Config] = TableDraft(base.configs, CONFIG_INDEXES)
 
     @property
     def revision(self) -> int:
@@ -344,6 +361,6 @@ class Draft:
             found.append(Put(self.cluster))
         for kind in ("network", "node", "secret", "config", "service", "task"):
             table = self.table(kind)
-            found.extend(Put(value) for value in table.changed.values() if value != table.base.get(value.id))
+            found.extend(Put(value) for value in table.puts if value != table.base.get(value.id))
             found.extend(Delete(kind, old.id, old.version) for old in table.deleted.values())
         return tuple(found)

@@ -19,7 +19,7 @@ from skep.core.allocate.endpoints import (
     ready_network,
 )
 from skep.core.allocate.ledger import VNI, Cause, Ledger, Owner, address_space
-from skep.core.plan import Dirty, Plan, earliest
+from skep.core.plan import NOTHING, Dirty, Plan, earliest
 from skep.model.base import Nanoseconds, Object
 from skep.model.codec import KIND_OF
 from skep.model.errors import SkepError
@@ -42,6 +42,10 @@ def reconcile(view: View, dirty: Dirty, ledger: Ledger, now: Nanoseconds) -> Pla
     Returns:
         Puts of networks, nodes, services and tasks; `wake_at` when a number someone waits for has cooled down.
     """
+    ledger.compare(view)
+    is_asked = dirty.networks or dirty.nodes or dirty.services or dirty.tasks
+    if not (is_asked or ledger.fresh or ledger.waiting):
+        return NOTHING
     return _Allocation(view, ledger, now).run(dirty)
 
 
@@ -56,7 +60,6 @@ class _Allocation:
         self.notes: list[str] = []
 
     def run(self, dirty: Dirty) -> Plan:
-        self.ledger.compare(self.view)
         todo = self._todo(dirty)
         for id in self._networks_in_order(todo["network"]):
             self._network(id)

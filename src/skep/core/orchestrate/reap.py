@@ -48,11 +48,13 @@ def trim(roster: Roster) -> None:
 
 def _delete_removed(roster: Roster, tasks: Iterable[Task]) -> None:
     for task in tasks:
+        if task.desired_state < TaskState.REMOVE:
+            continue
         is_over = is_terminal(task.status.state) or roster.is_lost(task)
         is_kept = starts.may_run_unseen(roster, task) and not roster.service.removing  # Its slot's next one waits.
-        if task.desired_state >= TaskState.REMOVE and is_over and not is_kept:
+        if is_over and not is_kept:
             roster.delete(task)
-        elif task.desired_state >= TaskState.REMOVE:
+        else:
             roster.put(task, look_at=starts.lease_end(roster, task) if is_kept else 0)
 
 

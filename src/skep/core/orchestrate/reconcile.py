@@ -131,7 +131,8 @@ class _Orchestration:
     def _service(self, service: Service) -> bool:
         """Bring one service on; returns whether there was nothing to do. Its next moment is then the last of all."""
         roster = Roster.load(self.view, service, self.now, self.new_id)
-        for task in [task for task in roster.all_tasks() if task.id in self.marks and not task.move]:
+        marked = roster.all_tasks() if self.marks else ()
+        for task in [task for task in marked if task.id in self.marks and not task.move]:
             roster.put(task, move=self.marks[task.id])
         for _ in range(MAX_ROUNDS):
             before = roster.writes

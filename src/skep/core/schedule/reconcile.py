@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from skep.core.plan import Dirty, Plan
+from skep.core.plan import NOTHING, Dirty, Plan
 from skep.core.schedule.demand import demand_of
 from skep.core.schedule.filters import Pipeline
 from skep.core.schedule.inventory import GroupKey, Inventory
@@ -35,6 +35,8 @@ def reconcile(view: View, dirty: Dirty, inventory: Inventory, now: Nanoseconds) 
         Tasks put at ASSIGNED, or with the reason why not; never a `wake_at`, because only changes help.
     """
     touched = inventory.compare(view, dirty.tasks, dirty.nodes)
+    if not (touched or inventory.freed or inventory.are_nodes_changed):
+        return NOTHING
     placement = _Placement(view, inventory, now)
     for task_id in _preplaced(inventory, touched):
         placement.confirm(task_id)
