@@ -104,6 +104,47 @@ class _SimTask(asyncio.Task[T]):
         return self._serial
 
 
+class _Handle(asyncio.Handle):
+    """A handle that knows nothing of where it was made: there are hundreds in every virtual second."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], loop: "SimLoop", context: contextvars.Context
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """As `_Handle`, for a moment."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: "SimLoop",
+        context: contextvars.Context,
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """Attributes: now: virtual nanoseconds since the start; frozen: processes that do not run; faults: what escaped."""
 
@@ -123,14 +164,14 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def call_at_ns(self, moment: Nanoseconds, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """As `call_at`, in whole nanoseconds; moments in the past are now."""
-        handle = asyncio.TimerHandle(moment / SECOND, callback, args, self)
-        heapq.heappush(self._timers, (max(moment, self.now), next(self._serials), handle))
+        handle = _Timer(moment / SECOND, callback, args, self, contextvars.copy_context())
+        heapq.heappush(self._timers, (moment if moment > self.now else self.now, next(self._serials), handle))
         return handle
 
     def call_at(  # type: ignore[override]  # typed without variadic generics
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Timer(when, callback, args, self, context or contextvars.copy_context())
         heapq.heappush(self._timers, (max(round(when * SECOND), self.now), next(self._serials), handle))
         return handle
 
@@ -139,12 +180,22 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
+    def call_soon(  # type: ignore[override]  # typed without variadic generics
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        handle = _Handle(callback, args, self, contextvars.copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return asyncio.Future(loop=self)
+
     async def sleep(self, length: Nanoseconds) -> None:
         """Let virtual time pass."""
         if length <= 0:
             await asyncio.sleep(0)
             return
-        waiter = self.create_future()
+        waiter: asyncio.Future[None] = asyncio.Future(loop=self)
         handle = self.call_at_ns(self.now + length, _wake, waiter)
         try:
             await waiter
@@ -195,7 +246,12 @@ class SimLoop(asyncio.BaseEventLoop):
             if frozen and (process := handle._context.get(_process)) in frozen:
                 process.held.append(handle)
                 continue
-            handle._run()
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": "an event's handler failed", "exception": error})
 
     def _advance(self) -> None:
         """Jump to the next moment at which something is due."""
