@@ -206,6 +206,17 @@ async def test_a_restart_is_a_stop_and_a_start(api: Api, engine: Engine, query: 
     assert engine.seen[0].query.get("t") == grace
 
 
+@pytest.mark.parametrize(("query", "asked"), [("", ["DELETE"]), ("?force=1&v=1", ["POST", "DELETE"])])
+async def test_what_is_removed_by_force_is_killed_first(api: Api, engine: Engine, query: str, asked: list[str]) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=409 if request.path.endswith("/kill") else 204)
+
+    engine.answer = answer
+    assert (await api.ask("DELETE", f"/containers/x{query}")).status == 204
+    assert [request.method for request in engine.seen] == asked
+    assert engine.seen[-1].query_string == query[1:]
+
+
 async def test_a_restart_waits_until_the_old_container_is_cleaned_up(api: Api, engine: Engine) -> None:
     refusals = [{"message": "runc create failed: container with given ID already exists"}] * 2
 

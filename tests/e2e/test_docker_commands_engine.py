@@ -6,6 +6,7 @@ What differs between releases of the CLI is left open, as in `test_docker_comman
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,34 @@ def test_a_program_that_ignores_its_stop_signal_is_restarted(lab: Lab) -> None:
         assert lab.docker("wait", "deaf") == "137\n"
     finally:
         lab.docker("rm", "-f", "deaf")
+
+
+def test_a_container_joins_and_leaves_a_network_of_the_node(lab: Lab) -> None:
+    yard = f"yard-{uuid.uuid4().hex[:8]}"  # The addresses that podman gives are noted for the whole machine, by name.
+    lab.docker("network", "create", "--subnet", "172.30.9.0/24", yard)
+    lab.docker("run", "-d", "--name", "guest", programs.NAME, "sleep", "1000")
+    form = "{{range $name, $each := .NetworkSettings.Networks}}{{$name}} {{$each.IPAddress}} {{end}}"
+
+    def seen() -> str:
+        return lab.docker("inspect", "--format", form, "guest")
+
+    try:
+        assert yard not in seen()
+        lab.docker("network", "connect", "--alias", "friend", "--ip", "172.30.9.7", yard, "guest")
+        assert f"{yard} 172.30.9.7 " in seen()
+        shown = json.loads(lab.docker("network", "inspect", yard))[0]
+        assert [each["Name"] for each in shown["Containers"].values()] == ["guest"]
+        assert "has active endpoints" in refused(lab, "network", "rm", yard)
+        lab.docker("network", "disconnect", yard, "guest")
+        assert yard not in seen()
+        assert "nowhere" in refused(lab, "network", "connect", "nowhere", "guest")
+    finally:
+        began = time.monotonic()
+        lab.docker("rm", "-f", "guest")
+        took_s = time.monotonic() - began
+        removed = lab.docker("network", "rm", yard)
+    assert removed == f"{yard}\n"
+    assert took_s < 8, "it was waited for, as if it were to be stopped"
 
 
 def test_logs_of_a_container(lab: Lab) -> None:

@@ -202,5 +202,5 @@ ROUTES: Final = (
     Route("POST", "/containers/{id}/restart", restart, ENGINE, changes=True),
     Route("POST", "/containers/{id}/stop", _ending(containers.relay), ENGINE, UNLIMITED),
     Route("POST", "/containers/{id}/kill", _ending(containers.relay), ENGINE, UNLIMITED),
-    Route("DELETE", "/containers/{id}", _ending(containers.relay), ENGINE, UNLIMITED),
+    Route("DELETE", "/containers/{id}", _ending(containers.remove), ENGINE, UNLIMITED),
 )

@@ -177,6 +177,14 @@ async def _post(place: Place, rest: str, params: Mapping[str, str] | None = None
         return answer.status, await answer.read()
 
 
+async def remove(call: Call) -> web.StreamResponse:
+    """DELETE /containers/{id}. With `force` it is killed first: podman (4.3) would wait for it to stop by itself."""
+    place = await call.backend.engines.of_container(call.params["id"])
+    if call.flag("force"):
+        await _post(place, "/kill")  # That it does not run is no obstacle.
+    return await place.engine.relay(call, path=place.path("containers"))
+
+
 async def create_exec(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/exec."""
     place = await call.backend.engines.of_container(call.params["id"])

@@ -124,7 +124,11 @@ async def remove(call: Call) -> web.StreamResponse:
         raise NotFound(f"network {reference} not found")
     if found["Name"] in PREDEFINED:
         raise Forbidden(f"{found['Name']} is a pre-defined network and cannot be removed")
-    return await call.backend.engine.relay(call, path=f"/networks/{found['Id']}")
+    path = f"/networks/{found['Id']}"
+    status, shown = await local.ask(call, "GET", path)
+    if status == HTTPStatus.OK and shown.get("Containers"):  # Podman (4.3) would take it from under them.
+        raise Forbidden(f"error while removing network: network {reference} id {found['Id']} has active endpoints")
+    return await call.backend.engine.relay(call, path=path)
 
 
 async def attach(call: Call) -> web.StreamResponse:
