@@ -4,24 +4,28 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import pytest
 
 from skep.edge import machine
+from skep.edge.docker import DockerRuntime
 from skep.edge.engine_service import drop_stale_aliases
 from skep.edge.podman import PodmanRuntime
 from skep.edge.process import ProcessRuntime
 from skep.lab import images
-from skep.ports.runtime import Runtime
+from skep.ports.runtime import EngineUnreachable, Runtime
 from skep.sim.engine import FakeEngine, FakeRuntime
 
 IMAGE = "contract"
+KERNEL_WORDS = ("cgroup", "kernel", "overlay", "operation not permitted", "not supported")
+Engine = TypeVar("Engine", PodmanRuntime, DockerRuntime)
 
 
 class Place(Protocol):
@@ -101,19 +105,16 @@ class ProcessPlace(RealPlace):
         await runtime.close()
 
 
-class PodmanPlace(RealPlace):
-    name = "podman"
+class ServicePlace(RealPlace, Generic[Engine]):
+    """What engines with a service of their own share."""
 
-    def service_pids(self) -> Sequence[int]:
-        return [int((self.folder / "run/service.pid").read_text())]
+    engine: type[Engine]
 
-    def open(self) -> PodmanRuntime:
-        return PodmanRuntime(
-            root=self.folder / "root", run_dir=self.folder / "run", cgroup_parent=f"/{self.folder.name}"
-        )
+    def open(self) -> Engine:
+        return self.engine(root=self.folder / "root", run_dir=self.folder / "run", cgroup_parent=f"/{self.folder.name}")
 
     async def abandon(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, PodmanRuntime)
+        assert isinstance(runtime, self.engine)
         await runtime.detach()
 
     async def set_up(self) -> None:
@@ -128,6 +129,27 @@ class PodmanPlace(RealPlace):
             capture_output=True,
         )
         await runtime.detach()
+
+
+class PodmanPlace(ServicePlace[PodmanRuntime]):
+    name, engine = "podman", PodmanRuntime
+
+    def service_pids(self) -> Sequence[int]:
+        return [int((self.folder / "run/service.pid").read_text())]
+
+
+class DockerPlace(ServicePlace[DockerRuntime]):
+    name, engine = "docker", DockerRuntime
+
+    def service_pids(self) -> Sequence[int]:
+        """dockerd, its containerd and its shims, whose arguments name this folder; and the pauses the shims hold."""
+        found: list[int] = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.fsencode(f"{self.folder}/") in (entry / "cmdline").read_bytes():
+                    children = (entry / "task" / entry.name / "children").read_text().split()
+                    found += [int(entry.name), *map(int, children)]
+        return found
 
 
 async def clear(place: Place) -> None:
@@ -192,6 +214,43 @@ def podman_place(parent: Path) -> Iterator[PodmanPlace]:
             yield place
         finally:
             asyncio.run(clear(place))
+
+
+@contextlib.contextmanager
+def docker_place(parent: Path) -> Iterator[DockerPlace]:
+    require_root()
+    found = machine.probe(parent)
+    if not (found.dockerd_path and found.busybox_path and found.runtime):
+        pytest.skip("dockerd, busybox-static and runc are not all installed")
+    with dead_shim_sockets_removed(), _ground(parent) as (folder, sandbox):
+        place = DockerPlace(folder, sandbox)
+        try:
+            asyncio.run(place.set_up())
+        except EngineUnreachable as error:
+            if any(word in str(error).lower() for word in KERNEL_WORDS):
+                pytest.skip(f"kernel: {error}")
+            raise
+        try:
+            yield place
+        finally:
+            asyncio.run(clear(place))
+            assert not place.service_pids()
+
+
+@contextlib.contextmanager
+def dead_shim_sockets_removed() -> Iterator[None]:
+    """Remove what shims leave that were killed; containerd keeps their sockets in one place for the whole machine."""
+    folder = Path("/run/containerd/s")
+    before = set(folder.glob("*"))
+    try:
+        yield
+    finally:
+        for path in set(folder.glob("*")) - before:
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError):
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skep.model.errors import InvalidSpec
 
-ENGINES = ("podman", "process")
+ENGINES = ("podman", "docker", "process")
 DEFAULT_SOCKET = Path("/run/skep/docker.sock")
 DEFAULT_DATA_DIR = Path("/var/lib/skep")
 DEFAULT_RUN_DIR = Path("/run/skep")

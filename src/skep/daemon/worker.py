@@ -19,11 +19,12 @@ from skep.edge.control_client import HttpControlPort
 from skep.edge.dataplane import LinuxDataPlane
 from skep.edge.dns import NameService
 from skep.edge.dns_forward import Forwarder, NodeResolvers
+from skep.edge.docker.runtime import DockerRuntime
 from skep.edge.instance import boot_id
 from skep.edge.podman.runtime import PodmanRuntime
 from skep.edge.probe import ProcProbe
-from skep.edge.registries import Registries
 from skep.edge.process.runtime import ProcessRuntime
+from skep.edge.registries import Registries
 from skep.edge.task_files import MemoryFiles
 from skep.edge.unix_stream import connect_unix
 from skep.model.session import ManagerAddress
@@ -35,7 +36,8 @@ def make_runtime(config: DaemonConfig, registries: Registries) -> Runtime:
     root, run_dir = config.data_dir / "engine", config.run_dir / "engine"
     if config.engine == "process":
         return ProcessRuntime(root=root, run_dir=run_dir, cgroup_parent=config.cgroup_parent)
-    return PodmanRuntime(
+    engine = DockerRuntime if config.engine == "docker" else PodmanRuntime
+    return engine(
         root=root,
         run_dir=run_dir,
         cgroup_parent=config.cgroup_parent,
@@ -113,15 +115,15 @@ class WorkerParts:
         return self._agent.managers if self._agent is not None else ()
 
     @property
-    def is_connected(self) -> bool:
-        return self._session is not None and self._session.is_connected
-
-    async def vacate(self, reason: str) -> None:
-    @property
     def attachments(self) -> Attachments | None:
         """Plain containers on the swarm's networks; None before the start."""
         return self._agent.attachments if self._agent is not None else None
 
+    @property
+    def is_connected(self) -> bool:
+        return self._session is not None and self._session.is_connected
+
+    async def vacate(self, reason: str) -> None:
         """Stop every task with its grace and remove everything the swarm put on this node; its word counts no more."""
         await self._in_touch.close()
         if self._agent is not None:

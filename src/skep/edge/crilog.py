@@ -1,13 +1,14 @@
-"""Read the log files that conmon writes: one line per write, with time and channel.
+"""Read the log files that engines write: one line per write, with time and channel.
 
 Edge: plain reads of a growing file. Reading the file ourselves costs the engine nothing, gives nanoseconds and keeps
-working while the engine's service is away. Source: the log format of Kubernetes' CRI:
-`2026-01-31T12:00:00.123456789+00:00 stdout F text`, where P marks a part of a longer line.
+working while the engine's service is away. Source: conmon's is the log format of Kubernetes' CRI:
+`2026-01-31T12:00:00.123456789+00:00 stdout F text`, where P marks a part of a longer line. Other formats of one entry
+per line bring their own `Parse`.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,10 @@ from skep.ports.runtime import LogEntry, LogOptions
 CHUNK = 65536
 FOLLOW_INTERVAL_S = 0.1
 CHANNELS = {b"stdout": 1, b"stderr": 2}
+
+
+Parse = Callable[[bytes], LogEntry | None]
+"""Reads one line of a file, without its newline; None if it is no entry (a torn write)."""
 
 
 def parse_line(line: bytes) -> LogEntry | None:
@@ -64,7 +69,7 @@ class _Lines:
             return
 
 
-def tail_offset(path: Path, options: LogOptions) -> int:
+def tail_offset(path: Path, options: LogOptions, parse: Parse = parse_line) -> int:
     """Find where the last `options.tail` wanted lines begin, reading backwards.
 
     Returns:
@@ -75,7 +80,7 @@ def tail_offset(path: Path, options: LogOptions) -> int:
         if options.tail == 0:
             return start
         for offset, line in _lines_backwards(file, start):
-            found += _ends_wanted_line(line, options)
+            found += _ends_wanted_line(parse(line), options)
             if found > options.tail:
                 break
             start = offset  # Parts of a long line come before its end: they move the start along.
@@ -99,12 +104,13 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
     yield 0, pending
 
 
-def _ends_wanted_line(line: bytes, options: LogOptions) -> bool:
-    entry = parse_line(line)
+def _ends_wanted_line(entry: LogEntry | None, options: LogOptions) -> bool:
     return entry is not None and entry.payload.endswith(b"\n") and is_wanted(entry, options)
 
 
-async def read_log(path: Path, options: LogOptions, wait_end: Callable[[], Awaitable[None]]) -> AsyncIterator[LogEntry]:
+async def read_log(
+    path: Path, options: LogOptions, wait_end: Callable[[], Awaitable[None]], parse: Parse = parse_line
+) -> AsyncIterator[LogEntry]:
     """Yield a container's log, oldest first.
 
     Args:
@@ -113,17 +119,17 @@ async def read_log(path: Path, options: LogOptions, wait_end: Callable[[], Await
     offset = 0
     if options.tail >= 0:
         with suppress(FileNotFoundError):
-            offset = tail_offset(path, options)
+            offset = tail_offset(path, options, parse)
     lines = _Lines(path, offset)
     if not options.follow:
-        for entry in _wanted(lines, options):
+        for entry in _wanted(map(parse, lines.read()), options):
             yield entry
         return
     ended = asyncio.ensure_future(wait_end())
     try:
         is_last = False
         while True:
-            for entry in _wanted(lines, options):
+            for entry in _wanted(map(parse, lines.read()), options):
                 yield entry
             if is_last:
                 return
@@ -133,8 +139,7 @@ async def read_log(path: Path, options: LogOptions, wait_end: Callable[[], Await
         ended.cancel()
 
 
-def _wanted(lines: _Lines, options: LogOptions) -> Iterator[LogEntry]:
-    for line in lines.read():
-        entry = parse_line(line)
+def _wanted(entries: Iterable[LogEntry | None], options: LogOptions) -> Iterator[LogEntry]:
+    for entry in entries:
         if entry is not None and is_wanted(entry, options):
             yield entry

@@ -4,6 +4,7 @@ Edge: an engine's REST API. The routes are the same below each API's prefix; wha
 the driver brings its reader.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
@@ -26,7 +27,15 @@ from skep.ports.runtime import (
 )
 
 TASK_LABEL = "com.docker.swarm.task.id"
-BUSY_PHRASES = ("database is locked", "device or resource busy", "text file busy", "resource temporarily unavailable")
+BUSY_PHRASES = (
+    "database is locked",
+    "device or resource busy",
+    "text file busy",
+    "resource temporarily unavailable",
+    "context deadline exceeded",
+)
+REMOVE_LIMIT_S = 60.0
+REMOVE_INTERVAL_S = 0.02
 
 
 class State(msgspec.Struct, rename="pascal"):
@@ -130,14 +139,19 @@ class EngineContainers(Generic[Inspection]):
             raise RuntimeFailure(answer.failure)
 
     async def remove(self, container_id: str, query: Mapping[str, str]) -> None:
-        """Remove one; no error if it is gone."""
+        """Remove one, or wait until whoever is removing it has; no error if it is gone.
+
+        Raises:
+            RuntimeFailure.
+        """
         answer = await self._requests.request("DELETE", _path(container_id), query=query)
-        if answer.is_ok or answer.status == 404:
-            return
-        with suppress(RuntimeFailure):
-            if await self.find(container_id) is None:
-                return  # Somebody else was removing it.
-        raise RuntimeFailure(answer.failure)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REMOVE_LIMIT_S):
+                while "already in progress" in answer.failure:
+                    await asyncio.sleep(REMOVE_INTERVAL_S)
+                    answer = await self._requests.request("DELETE", _path(container_id), query=query)
+        if not answer.is_ok and answer.status != 404:
+            raise RuntimeFailure(answer.failure)
 
 
 def moment(text: str) -> Nanoseconds:

@@ -58,6 +58,7 @@ class EngineService:
             is_same = self._write_configuration()
             if not (is_same and await self._adopt()):
                 await self._end_predecessor()
+                await self._end_followers()
                 self._spawn()
                 if not await self._wait_answer():
                     await self._discard()
@@ -141,9 +142,12 @@ class EngineService:
         # Nothing else: systemd's LISTEN_FDS or NOTIFY_SOCKET would make an engine behave as if it were the unit itself.
         return {**kept, "HOME": str(Path("~root").expanduser()), **self.program.environment}
 
+    async def _end_followers(self) -> None:
+        for file in self.program.followers:
+            await _end_follower(file)
+
     def _spawn(self) -> None:
-        with suppress(FileNotFoundError):
-            self.program.socket.unlink()
+        self.program.socket.unlink(missing_ok=True)
         with self._log_file.open("wb") as output:
             # A session of its own, so that the terminal's or the daemon's signals do not reach it.
             self._child = subprocess.Popen(
@@ -216,6 +220,7 @@ class EngineService:
             log.warning("the engine service ended; starting it again", reason=self._failure)
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_LIMIT_S)
+            await self._end_followers()
             self._spawn()
 
     async def _wait_answer(self) -> bool:
@@ -265,6 +270,16 @@ class EngineService:
         except OSError:
             return ""
         return lines[-1] if lines else "it wrote no reason"
+
+
+async def _end_follower(pid_file: Path) -> None:
+    """End a process that a dead service left, known by its arguments, and forget it."""
+    with suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        if os.fsencode(pid_file.parent) in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+            await wait_process(pid)
+    pid_file.unlink(missing_ok=True)
 
 
 def drop_stale_aliases() -> None:

@@ -35,6 +35,8 @@ class Machine:
     fuse_overlayfs_path: str
     init_path: str
     is_root_overlay: bool = False
+    dockerd_path: str = ""
+    busybox_path: str = ""
 
     @property
     def runtime(self) -> str:
@@ -82,6 +84,8 @@ def probe(root: Path) -> Machine:
         fuse_overlayfs_path=shutil.which("fuse-overlayfs") or "",
         init_path=next((path for name in INIT_PROGRAMS if (path := _find(name, INIT_FOLDERS))), ""),
         is_root_overlay=_filesystem_of(root) in ("overlay", "overlayfs"),
+        dockerd_path=_find("dockerd", ("/usr/sbin", "/usr/local/sbin")),
+        busybox_path=_find("busybox", ("/bin", "/usr/bin")),
     )
 
 

@@ -30,6 +30,7 @@ class Registries:
     """
 
     def __init__(self, insecure: Sequence[str] = ()) -> None:
+        self.insecure = tuple(insecure)
         self._names = frozenset(insecure)
         self._networks = [ipaddress.ip_network(text, strict=False) for text in insecure if "/" in text]
         self._silent: dict[str, tuple[float, str]] = {}

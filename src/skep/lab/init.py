@@ -25,6 +25,7 @@ MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x4000, 0x40000, 0x2, 0x4, 
 RESTART_DELAY_S = 0.1
 MAX_RESTART_DELAY_S = 5.0
 SETTLED_S = 10.0
+CONTAINERD_RUN = Path("/run/containerd")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +79,9 @@ def _furnish(name: str, run_dir: Path) -> None:
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _mount("tmpfs", str(run_dir), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
+    if CONTAINERD_RUN.is_dir():
+        # A path of containerd's that no setting moves: what a node leaves there must go with it.
+        _mount("tmpfs", str(CONTAINERD_RUN), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
     _check(libc.sethostname(name.encode(), len(name)), "naming the node")
 
 

@@ -16,7 +16,7 @@ CLIENT = "client"
 CLIENT_HOST = 250
 MAX_NODES = 200
 SOCKET_PATH_LIMIT = 104  # A unix socket's path has room for 108 bytes.
-ENGINES = ("podman", "process")
+ENGINES = ("podman", "docker", "process")
 
 
 @dataclass(frozen=True, slots=True)

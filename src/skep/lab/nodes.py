@@ -16,7 +16,7 @@ from pathlib import Path
 
 from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
 from skep.lab import cgroups, underlay
-from skep.lab.init import process_start
+from skep.lab.init import CONTAINERD_RUN, process_start
 from skep.lab.layout import CLIENT, LabLayout, NodeLayout
 from skep.lab.underlay import LabFailure
 from skep.model.errors import Conflict
@@ -87,6 +87,8 @@ def boot_node(lab: LabLayout, node: NodeLayout) -> None:
     for stale in (node.init_file, node.daemon_pid_file, node.socket):
         stale.unlink(missing_ok=True)
     cgroups.remove_group(node.cgroup)
+    if lab.engine == "docker":
+        CONTAINERD_RUN.mkdir(parents=True, exist_ok=True)
     with node.log_file.open("ab") as log:
         places = [node.name, node.cgroup, node.run_dir, node.init_file, node.daemon_pid_file]
         subprocess.run(

@@ -7,7 +7,7 @@ network definitions and the OCI runtime's own state.
 
 from pathlib import Path
 
-from skep.edge.engine_program import EngineProgram, EngineSettings
+from skep.edge.engine_program import EngineProgram, EngineSettings, cgroup_manager
 from skep.edge.machine import Machine
 from skep.edge.oci_values import CAPABILITIES
 
@@ -57,11 +57,6 @@ def podman_program(machine: Machine, settings: EngineSettings) -> EngineProgram:
         alias=alias if alias != settings.run_dir else None,
         problem="" if is_complete else "podman is not complete here: install the packages podman, conmon and runc",
     )
-
-
-def cgroup_manager(machine: Machine, settings: EngineSettings) -> str:
-    """systemd's only where it runs and no plain path is asked for."""
-    return "systemd" if machine.has_systemd and not settings.cgroup_parent else "cgroupfs"
 
 
 def containers_conf(machine: Machine, settings: EngineSettings) -> str:
