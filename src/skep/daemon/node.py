@@ -18,6 +18,7 @@ from skep.agent.attachments import Attachments
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState
 from skep.core import identity as certificates
+from skep.core import quorum
 from skep.daemon import advertise
 from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
@@ -58,10 +59,6 @@ LOCKED = (
 )
 NOT_MEMBER = "This node is not part of a swarm"
 MEMBER = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
-LAST_MANAGER = (
-    "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
-    "erases all current state of the swarm. Use `--force` to ignore this message. "
-)
 
 
 class Node:
@@ -414,7 +411,7 @@ class Node:
             if self._member is None:
                 raise NotManager(NOT_MEMBER)
             if self._manager is not None and not is_forced:
-                raise NotManager(LAST_MANAGER)
+                raise NotManager(quorum.LEAVING + quorum.LAST_LEAVES)
             await self._depart("this node leaves the swarm")
 
     def _was_removed(self) -> None:

@@ -167,7 +167,8 @@ class KeptProcess:
                 self._ready.set()
                 await self._watch_health()
             self._ready.clear()
-            await self._discard()
+            # What hangs would not hear a request to end, and whoever needs it waits.
+            await self._discard(signal.SIGKILL)
             self.failure = self._last_words()
             log.warning("a program ended and is started again", program=self._program.name, reason=self.failure)
             await asyncio.sleep(delay_s)
@@ -200,15 +201,15 @@ class KeptProcess:
         finally:
             ended.cancel()
 
-    async def _discard(self) -> None:
+    async def _discard(self, *signals: signal.Signals) -> None:
         if self._pid:
-            await self._end(self._pid)
+            await self._end(self._pid, *signals)
         if self._child is not None:
             self._child.wait()  # It has ended already: this only collects it.
             self._child = None
 
-    async def _end(self, pid: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+    async def _end(self, pid: int, *signals: signal.Signals) -> None:
+        for number in signals or (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             try:

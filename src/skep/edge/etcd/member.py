@@ -16,7 +16,7 @@ from skep.model.identity import MANAGER_NAME, Credentials
 from skep.ports.store import StoreUnavailable
 
 START_S = 30.0
-PING_S = 2.0
+PING_S = 1.0
 
 
 class EtcdMember:

@@ -5,6 +5,7 @@ Edge: asyncio through `Writes`. Source: swarmkit/manager/controlapi/node.go.
 
 import msgspec
 
+from skep.core import quorum
 from skep.core.identity import BACKDATE
 from skep.lib.durations import DAY
 from skep.manager.control.checks import SpecRevisions
@@ -54,9 +55,7 @@ def updated(view: View, node: Node, version: int, spec: NodeSpec, revisions: Spe
     if node.spec.role == Role.MANAGER and spec.role == Role.WORKER:
         managers = [other for other in view.nodes.values() if other.spec.role == Role.MANAGER]
         if len(managers) == 1:
-            raise InUse(
-                "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
-            )
+            raise InUse(quorum.LAST_DEMOTED)
     if spec.role != node.spec.role:
         raise Unsupported("this swarm has one manager; promoting and demoting nodes is not possible yet")
     if spec.name and any(other.spec.name == spec.name and other.id != node.id for other in view.nodes.values()):
@@ -71,10 +70,7 @@ def removal(view: View, node: Node, now: Nanoseconds, *, is_forced: bool) -> lis
         InUse: It is a manager, or it is not down and nobody insists.
     """
     if node.spec.role == Role.MANAGER:
-        raise InUse(
-            f"rpc error: code = FailedPrecondition desc = node {node.id} is a cluster manager and is a member of the "
-            "raft cluster. It must be demoted to worker before removal"
-        )
+        raise InUse(quorum.NOT_DEMOTED.format(node_id=node.id))
     if node.status.state != NodeState.DOWN and not is_forced:
         raise InUse(f"rpc error: code = FailedPrecondition desc = node {node.id} is not down and can't be removed")
     attachments = [task for task in view.tasks.where("node", node.id) if task.is_attachment]
