@@ -64,6 +64,7 @@ def test_an_interface_stands_for_its_address(monkeypatch: pytest.MonkeyPatch) ->
         ((), "", "has no address"),
         ((("eth0", "192.0.2.1"), ("eth1", "192.0.2.9")), "", "multiple addresses"),
         ((("eth0", "192.0.2.1"),), "eth7", "neither an address nor an interface"),
+        ((("eth0", "192.0.2.1"), ("eth0", "192.0.2.2")), "eth0", "eth0 has more than one IPv4 address"),
     ],
 )
 def test_no_choice_is_made_for_the_user(

@@ -26,6 +26,9 @@ def reachable(text: str, default_port: int) -> tuple[str, int]:
         on_device = [found.address for found in known if found.device == host]
         if not on_device:
             raise InvalidSpec(f'"{host}" is neither an address nor an interface with one; advertise another')
+        if len(on_device) > 1:  # As in Docker: a fail-over's address, which comes and goes, must not be it by luck.
+            listed = ", ".join(on_device)
+            raise InvalidSpec(f"interface {host} has more than one IPv4 address ({listed}); name the one to use")
         return on_device[0], port
     if not known:
         raise InvalidSpec("this machine has no address others could reach; name one with --advertise-addr")
