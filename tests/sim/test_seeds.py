@@ -6,19 +6,21 @@ import sys
 
 import pytest
 
-from skep.sim.__main__ import report, run_all
+from skep.sim.runs import report, run_all
 from skep.sim.world import Scenario, simulate
 
 SEEDS = int(os.environ.get("SKEP_SIM_SEEDS", "200"))
 
 
+def scenarios(n: int) -> list[Scenario]:
+    """What this gate runs; `make bench` measures the same."""
+    return [Scenario(seed, 3 + seed % 6, 40, operation_mean_s=1.5, fault_mean_s=1.2) for seed in range(1, n + 1)]
+
+
 @pytest.mark.timeout(900)
 def test_seeds_run_clean() -> None:
     """Machines, users and faults as the seed draws them; a failure prints what led to it and how to replay it."""
-    scenarios = [
-        Scenario(seed, 3 + seed % 6, 40, operation_mean_s=1.5, fault_mean_s=1.2) for seed in range(1, SEEDS + 1)
-    ]
-    failed = [outcome for outcome in run_all(scenarios, 2) if outcome.violations]
+    failed = [outcome for outcome in run_all(scenarios(SEEDS), 2) if outcome.violations]
     assert not failed, "\n\n".join(report(outcome, 40) for outcome in failed[:3])
 
 

@@ -1,15 +1,19 @@
 """`python -m skep.sim`: replay one seed, or run many.
 
-Edge: prints; many seeds run in several processes.
+Edge: prints. However a run ends, what it found is printed, and the exit status says no more than was seen: 0 for every
+seed clean, 1 for violations, 2 for a process of the run that was killed, 130 for a run interrupted before its end.
 """
 
-import multiprocessing
+import signal
 import sys
-from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 import click
 
-from skep.sim.world import Outcome, Scenario, simulate
+from skep.sim.runs import Tally, report, run_all
+from skep.sim.world import Outcome, Scenario
+
+CLEAN, FAILED, KILLED, INTERRUPTED = 0, 1, 2, 130
 
 
 @click.command()
@@ -28,35 +32,29 @@ def main(
     scenarios = [
         Scenario(number, nodes or 3 + number % 6, seconds, operations, faults) for number in range(seed, seed + seeds)
     ]
-    n_failed, virtual, cpu = 0, 0.0, 0.0
-    for outcome in run_all(scenarios, jobs):
-        virtual += outcome.virtual_s
-        cpu += outcome.cpu_s
-        if outcome.violations:
-            n_failed += 1
-            print(report(outcome, trace), flush=True)
-        elif seeds == 1:
-            print(
-                f"clean; digest {outcome.digest}, {outcome.revisions} revisions, at rest after {outcome.rest_s:.0f} s"
-            )
-    print(f"{seeds} seeds, {n_failed} failed; {virtual:.0f} virtual s in {cpu:.0f} CPU s: {virtual / cpu:.0f} times")
-    sys.exit(1 if n_failed else 0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tally = Tally(seeds)
+    ended, status = "", CLEAN
+    try:
+        for outcome in run_all(scenarios, jobs):
+            tally.take(outcome)
+            if outcome.violations:
+                tally.clear_progress()
+                print(report(outcome, trace), flush=True)
+            elif seeds == 1:
+                print(_of_one(outcome))
+            tally.show_progress()
+    except KeyboardInterrupt:
+        ended, status = "interrupted: ", INTERRUPTED
+    except BrokenProcessPool:
+        ended, status = "ended early, because one of its processes was killed: ", KILLED
+    tally.clear_progress()
+    print(ended + tally.summary)
+    sys.exit(FAILED if tally.failed else status)
 
 
-def run_all(scenarios: Sequence[Scenario], jobs: int):  # type: ignore[no-untyped-def]  # an iterator of outcomes
-    """Run scenarios, in several processes if asked to; outcomes come in any order."""
-    if jobs == 1:
-        yield from map(simulate, scenarios)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool:
-        yield from pool.imap_unordered(simulate, scenarios)
-
-
-def report(outcome: Outcome, lines: int) -> str:
-    """A failure in full: what, what led to it, and how to see it again."""
-    violations = "\n".join(f"  {each}" for each in outcome.violations[:5])
-    led_to = "\n".join(outcome.trace[-lines:])
-    return f"seed {outcome.scenario.seed} failed:\n{violations}\n{led_to}\nreplay: {outcome.scenario.command}"
+def _of_one(outcome: Outcome) -> str:
+    return f"clean; digest {outcome.digest}, {outcome.revisions} revisions, at rest after {outcome.rest_s:.0f} s"
 
 
 if __name__ == "__main__":
