@@ -75,10 +75,10 @@ async def api(engine: Engine, tmp_path: Path) -> AsyncIterator[Api]:
     ("asked", "passed"),
     [
         (
-            "/v1.50/containers/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
-            "/v1.41/containers/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
+            "/v1.50/images/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
+            "/v1.41/images/json?all=1&filters=%7B%22name%22%3A%5B%22a%22%5D%7D",
         ),
-        ("/v1.24/containers/json", "/v1.24/containers/json"),
+        ("/v1.24/images/json", "/v1.24/images/json"),
         ("/images/team%2Fapp:1/json", "/v1.41/images/team%2Fapp:1/json"),
     ],
 )
@@ -239,7 +239,7 @@ async def test_a_restart_that_cannot_stop_does_not_start(api: Api, engine: Engin
     assert (reply.status, reply.message, len(engine.seen)) == (404, "no such container", 1)
 
 
-@pytest.mark.parametrize("path", ["/containers/json", "/exec/x/start", "/networks"])
+@pytest.mark.parametrize("path", ["/images/json", "/exec/x/start", "/networks"])
 async def test_an_engine_that_is_away(api: Api, engine: Engine, path: str) -> None:
     engine.path.unlink()
     reply = await api.ask("POST" if "exec" in path else "GET", path, {} if "exec" in path else None)

@@ -34,6 +34,7 @@ BUSY_PHRASES = (
     "resource temporarily unavailable",
     "context deadline exceeded",
 )
+ENDED_MEANWHILE = "no such process"  # Podman looked at a running container's process, which ended then and there.
 REMOVE_LIMIT_S = 60.0
 REMOVE_INTERVAL_S = 0.02
 
@@ -56,6 +57,16 @@ class Inspected(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def image(self) -> str:
+        """The image's id."""
+        ...
+
+    @property
+    def log_path(self) -> str: ...
+    @property
+    def stop_signal(self) -> int: ...
     @property
     def status(self) -> ContainerState: ...
     def container(self) -> Container:
@@ -82,6 +93,8 @@ class EngineContainers(Generic[Inspection]):
     async def find(self, name_or_id: str) -> Inspection | None:
         """Inspect a container; None if there is none."""
         answer = await self._requests.request("GET", f"{_path(name_or_id)}/json")
+        if not answer.is_ok and ENDED_MEANWHILE in answer.failure:
+            answer = await self._requests.request("GET", f"{_path(name_or_id)}/json")
         if answer.status == 404:
             return None
         if not answer.is_ok:
@@ -147,7 +160,7 @@ class EngineContainers(Generic[Inspection]):
         answer = await self._requests.request("DELETE", _path(container_id), query=query)
         with suppress(TimeoutError):
             async with asyncio.timeout(REMOVE_LIMIT_S):
-                while "already in progress" in answer.failure:
+                while not answer.is_ok and "already in progress" in answer.failure:
                     await asyncio.sleep(REMOVE_INTERVAL_S)
                     answer = await self._requests.request("DELETE", _path(container_id), query=query)
         if not answer.is_ok and answer.status != 404:

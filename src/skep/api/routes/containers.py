@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from skep.api.passthrough import passed_headers
 from skep.api.reach import Place
 from skep.api.versions import split_path
 from skep.core import containers
+from skep.edge.docker.spec import PAUSE_LABEL
 from skep.lib.durations import MILLISECOND, SECOND
 from skep.model.codec import MALFORMED
 from skep.model.errors import Unsupported
@@ -42,23 +44,26 @@ LOCAL_FILTERS: Final = ("before", "since")
 
 async def list_all(call: Call) -> web.StreamResponse:
     """GET /containers/json: this node's containers and, on a manager, those of tasks on other nodes."""
-    nodes = _nodes_to_ask(call)
-    if not nodes:
-        return await call.backend.engine.relay(call) if call.backend.engine.is_there else call.reply([])
+    limit_text = call.text("limit")
+    limit = int(limit_text) if limit_text.isascii() and limit_text.isdecimal() else 0
     found: list[dict[str, Any]] = []
     if call.backend.engine.is_there:
         path = await call.backend.engine.path_for(call)
-        async with call.backend.engine.ask("GET", path) as answer:
+        if limit:  # Counted once we know what is shown; as Docker does, a limit counts what has ended, too.
+            query = {**call.request.query, "limit": "0", "all": "1"}
+            path = f"{path.partition('?')[0]}?{urlencode(query)}"
+        headers = passed_headers(call.request.headers)
+        async with call.backend.engine.ask("GET", path, headers=headers) as answer:
             raw = await answer.read()
             if answer.status != HTTPStatus.OK:
                 return web.Response(status=answer.status, body=raw, content_type="application/json")
-            found = _entries(raw)
+            found = [entry for entry in _entries(raw) if PAUSE_LABEL not in (entry.get("Labels") or {})]
     turn = asyncio.Semaphore(NODES_AT_ONCE)
+    nodes = _nodes_to_ask(call)
     for entries in await asyncio.gather(*(_ask_node(call, node, turn) for node in nodes)):
         found += entries
     found.sort(key=_created, reverse=True)
-    limit = call.text("limit", "0")
-    return call.reply(found[: int(limit)] if limit.isascii() and limit.isdecimal() and int(limit) else found)
+    return call.reply(found[: limit or None])
 
 
 def _nodes_to_ask(call: Call) -> Sequence[Node]:

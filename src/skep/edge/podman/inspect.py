@@ -57,6 +57,10 @@ class Inspection(msgspec.Struct, rename="pascal"):
         return status is ContainerState.CREATED and moment(self.state.started_at) > 0
 
     @property
+    def stop_signal(self) -> int:
+        return self.config.stop_signal
+
+    @property
     def log_path(self) -> str:
         return self.host_config.log_config.path
 
