@@ -13,12 +13,18 @@ import pytest
 
 
 class Daemon:
-    """Attributes: answers: by method and path, anything JSON, bytes as they are; asked: what was, with its body."""
+    """A daemon without a swarm.
+
+    Attributes:
+        answers: By method and path, anything JSON, bytes as they are. asked: what was, with its body.
+        logins: The credentials for a registry that came along, by method and path.
+    """
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.answers: dict[tuple[str, str], Any] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.logins: dict[tuple[str, str], str] = {}
 
     @property
     def host(self) -> str:
@@ -40,6 +46,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
+            if login := self.headers.get("X-Registry-Auth"):
+                found.logins[self.command, urlsplit(self.path).path] = login
             length = int(self.headers.get("Content-Length") or 0)
             status, body = found.take(self.command, self.path, self.rfile.read(length))
             self.send_response(status)

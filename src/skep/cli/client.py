@@ -87,7 +87,12 @@ class Engine:
     def post(self, path: str, body: object = None, **query: object) -> Any:
         return self.http.json("POST", _with_query(path, query), body)
 
-    def delete(self, path: str, **query: object) -> None:
+    def post_with_login(self, path: str, /, body: object, registry_auth: str, **query: object) -> Any:
+        """POST with credentials for a registry, if there are any."""
+        headers = {"X-Registry-Auth": registry_auth} if registry_auth else None
+        return self.http.call("POST", _with_query(path, query), body, headers).json()
+
+    def delete(self, path: str, /, **query: object) -> None:
         self.http.call("DELETE", _with_query(path, query))
 
     def stream(self, method: str, path: str, body: object = None, **query: object) -> StreamedReply:

@@ -70,7 +70,8 @@ SHARED = (
     click.option("--oom-score-adj", type=click.IntRange(-1000, 1000), help="Who is killed first when memory is short."),
     click.option("--log-driver", help="The engine's log driver for the tasks."),
     click.option("--log-opt", multiple=True, help="Option of that driver, key=value."),
-    click.option("--no-resolve-image", is_flag=True, help="Taken for docker's sake: digests are the nodes' business."),
+    click.option("--no-resolve-image", is_flag=True, help="Leave the tag as it is; ask no registry for its digest."),
+    click.option("--with-registry-auth", is_flag=True, help="Give the nodes what docker login left for the registry."),
 )
 
 SCALARS: Mapping[str, tuple[str, ...]] = {

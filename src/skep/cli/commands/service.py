@@ -140,7 +140,12 @@ def create(
     if dry_run:
         explain.show_rehearsal(engine, spec)
         return
-    answer = engine.post("/services/create", spec)
+    from skep.cli import registry_login  # Imported late: it brings the model of images along.
+
+    login = registry_login.auth_header(image) if options["with_registry_auth"] else ""
+    if not options["no_resolve_image"]:
+        registry_login.pinned(engine, spec, login)
+    answer = engine.post_with_login("/services/create", spec, login)
     for warning in answer.get("Warnings") or []:
         click.echo(warning, err=True)
     click.echo(answer["ID"])
@@ -271,14 +276,21 @@ def update(
     if dry_run:
         explain.show_rehearsal(engine, found["PreviousSpec"] if rollback else spec, found["ID"])
         return
-    _update(engine, found, spec, rollback=rollback)
+    from skep.cli import registry_login  # Imported late: as above.
+
+    image = spec["TaskTemplate"]["ContainerSpec"]["Image"]
+    login = registry_login.auth_header(image) if options["with_registry_auth"] else ""
+    if options["image"] and not rollback and not options["no_resolve_image"]:
+        registry_login.pinned(engine, spec, login)
+    _update(engine, found, spec, rollback=rollback, login=login)
     click.echo(reference)
     _finish(engine, found["ID"], is_detached=detach, is_quiet=quiet)
 
 
-def _update(engine: Engine, found: Json, spec: Json, *, rollback: bool = False) -> None:
+def _update(engine: Engine, found: Json, spec: Json, *, rollback: bool = False, login: str = "") -> None:
     path = f"/services/{quote(found['ID'])}/update"
-    answer = engine.post(path, spec, version=found["Version"]["Index"], rollback="previous" if rollback else None)
+    query = {"version": found["Version"]["Index"], "rollback": "previous" if rollback else None}
+    answer = engine.post_with_login(path, spec, login, **query)
     for warning in (answer or {}).get("Warnings") or []:
         click.echo(warning, err=True)
 
