@@ -239,7 +239,7 @@ async def test_a_restart_that_cannot_stop_does_not_start(api: Api, engine: Engin
     assert (reply.status, reply.message, len(engine.seen)) == (404, "no such container", 1)
 
 
-@pytest.mark.parametrize("path", ["/images/json", "/exec/x/start", "/networks"])
+@pytest.mark.parametrize("path", ["/containers/json", "/exec/x/start", "/networks"])
 async def test_an_engine_that_is_away(api: Api, engine: Engine, path: str) -> None:
     engine.path.unlink()
     reply = await api.ask("POST" if "exec" in path else "GET", path, {} if "exec" in path else None)
