@@ -83,7 +83,7 @@ class Recorder:
                 await self._read(store, known)
             else:
                 await self._write(store, key, known)
-            await asyncio.sleep(dice.random() * 0.02)
+            await asyncio.sleep(dice.random() * 0.005)
 
     async def _read(self, store: Store, known: dict[str, tuple[str | None, int]]) -> None:
         called_at = asyncio.get_running_loop().time()
@@ -141,7 +141,7 @@ async def _follow(store: Store, told: list[RowBatch]) -> None:
 async def recording(recorder: Recorder, stores: list[Store]) -> AsyncIterator[None]:
     """Clients at work on all stores; at the end everything they saw is checked."""
     told: list[RowBatch] = []
-    clients = [asyncio.ensure_future(recorder.client(n, stores[n % len(stores)])) for n in range(6)]
+    clients = [asyncio.ensure_future(recorder.client(n, stores[n % len(stores)])) for n in range(9)]
     following = asyncio.ensure_future(_follow(stores[0], told))
     try:
         yield
