@@ -81,10 +81,10 @@ class Engine:
         where = address(host)
         self.http = EngineClient(where, tls=None if where.startswith("unix:") else tls_context())
 
-    def get(self, path: str, **query: object) -> Any:
+    def get(self, path: str, /, **query: object) -> Any:
         return self.http.json("GET", _with_query(path, query))
 
-    def post(self, path: str, body: object = None, **query: object) -> Any:
+    def post(self, path: str, /, body: object = None, **query: object) -> Any:
         return self.http.json("POST", _with_query(path, query), body)
 
     def post_with_login(self, path: str, /, body: object, registry_auth: str, **query: object) -> Any:
@@ -95,11 +95,11 @@ class Engine:
     def delete(self, path: str, /, **query: object) -> None:
         self.http.call("DELETE", _with_query(path, query))
 
-    def stream(self, method: str, path: str, body: object = None, **query: object) -> StreamedReply:
+    def stream(self, method: str, path: str, /, body: object = None, **query: object) -> StreamedReply:
         """An answer to be read as it comes; close it, or use it in a `with`."""
         return self.http.stream(method, _with_query(path, query), body)
 
-    def list(self, path: str, filters: dict[str, list[str]] | None = None, **query: object) -> list[Json]:
+    def list(self, path: str, /, filters: dict[str, list[str]] | None = None, **query: object) -> list[Json]:
         """GET a collection with Docker's filters."""
         if filters:
             query["filters"] = json.dumps(filters)

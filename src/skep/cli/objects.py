@@ -3,7 +3,7 @@
 Edge: the terminal and the daemon.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import click
 
@@ -32,26 +32,29 @@ def show(engine: Engine, paths: Iterable[str], template: str, **query: object) -
     click.echo(render.inspect([engine.get(path, **query) for path in paths], template))
 
 
-def remove(engine: Engine, paths: Mapping[str, str], *, is_missing_fine: bool = False, **query: object) -> None:
-    """Remove objects one by one, going on after one that cannot be.
+def each(names: Iterable[str], act: Callable[[str], object], *, is_missing_fine: bool = False) -> None:
+    """Do something to objects one by one, naming each that it was done to, and going on after one that refuses.
 
     Args:
-        paths: Path by the name the user gave.
-        is_missing_fine: What is not there counts as removed.
+        is_missing_fine: It need not be said of what is not there.
     Raises:
-        Refused: With a line for each that is still there.
+        Refused: With a line for each refusal.
     """
     failures: list[str] = []
-    for name, path in paths.items():
+    for name in names:
         try:
-            engine.delete(path, **query)
+            act(name)
             click.echo(name)
         except EngineRefused as error:
-            if is_missing_fine and error.status == NOT_FOUND:
-                continue
-            failures.append(f"Error response from daemon: {error.message}")
+            if not (is_missing_fine and error.status == NOT_FOUND):
+                failures.append(f"Error response from daemon: {error.message}")
     if failures:
         raise Refused("\n".join(failures))
+
+
+def remove(engine: Engine, paths: Mapping[str, str], *, is_missing_fine: bool = False, **query: object) -> None:
+    """Remove objects one by one; see `each`. Args: paths: by the name the user gave."""
+    each(paths, lambda name: engine.delete(paths[name], **query), is_missing_fine=is_missing_fine)
 
 
 def labels_text(labels: Mapping[str, str] | None) -> str:
@@ -61,8 +64,16 @@ def labels_text(labels: Mapping[str, str] | None) -> str:
 
 def size_text(n_bytes: float) -> str:
     """A size in go-units' words: four digits, powers of a thousand. Source: docker/go-units, HumanSize."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.4g}{unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.4g}TB"
+    return _size(n_bytes, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
+def binary_size_text(n_bytes: float) -> str:
+    """As `size_text`, with powers of 1024. Source: docker/go-units, BytesSize."""
+    return _size(n_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def _size(n_bytes: float, base: int, units: Sequence[str]) -> str:
+    unit = 0
+    while n_bytes >= base and unit < len(units) - 1:
+        n_bytes, unit = n_bytes / base, unit + 1
+    return f"{n_bytes:.4g}{units[unit]}"

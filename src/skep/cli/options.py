@@ -20,6 +20,11 @@ def format_option(command: F) -> F:
     return click.option("--format", "template", default="", help="table, json or a template like '{{.ID}}'.")(command)
 
 
+def short_format_option(command: F) -> F:
+    """Where nothing is filtered, `-f` is the format."""
+    return click.option("-f", "--format", "template", default="", help="json or a template like '{{.ID}}'.")(command)
+
+
 def filter_option(command: F) -> F:
     return click.option("-f", "--filter", "filters", multiple=True, help="key=value; may be repeated.")(command)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import http.client
+    import socket
     import ssl
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -61,7 +62,7 @@ class EngineClient:
 
         Args:
             path: With its query, such as `/v1.41/info`.
-            body: Sent as JSON unless it is bytes or None.
+            body: Sent as JSON unless it is bytes, a file open for reading, or None.
         Raises:
             EngineUnreachable: nothing answers.
             EngineRefused: status 400 or above.
@@ -80,7 +81,8 @@ class EngineClient:
         import http.client
 
         connection = self._connection()
-        payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        is_ready = body is None or isinstance(body, bytes) or hasattr(body, "read")
+        payload: Any = body if is_ready else json.dumps(body).encode()
         sent = {**self.headers, **(headers or {})}
         if payload is not None:
             sent.setdefault("Content-Type", "application/json")
@@ -89,15 +91,32 @@ class EngineClient:
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise EngineUnreachable(
-                f"Cannot connect to the daemon at {self.address}: {error or type(error).__name__}. "
-                f"Is skepd running there, and may this user open it?"
-            ) from error
+            raise self._unreachable(error) from error
         if response.status >= 400:
             raw = response.read()
             connection.close()
             raise EngineRefused(response.status, _message(raw, response.status))
         return StreamedReply(connection, response)
+
+    def connect(self) -> "socket.socket":
+        """Open a connection for what is no plain HTTP; the caller closes it.
+
+        Raises:
+            EngineUnreachable: nothing answers.
+        """
+        connection = self._connection()
+        try:
+            connection.connect()
+        except OSError as error:
+            raise self._unreachable(error) from error
+        connection.sock.settimeout(None)
+        return connection.sock
+
+    def _unreachable(self, error: Exception) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"Cannot connect to the daemon at {self.address}: {error or type(error).__name__}. "
+            f"Is skepd running there, and may this user open it?"
+        )
 
     def _connection(self) -> "http.client.HTTPConnection":
         import http.client

@@ -16,7 +16,7 @@ import click
 from skep.cli import objects, parse, pretty, render
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.complete import live
-from skep.cli.options import filter_option, format_option, quiet_option
+from skep.cli.options import filter_option, format_option, quiet_option, short_format_option
 from skep.lib.timestamps import parse_rfc3339
 
 COLUMNS = {"ID": "ID", "Name": "NAME", "CreatedAt": "CREATED", "UpdatedAt": "UPDATED"}
@@ -76,7 +76,7 @@ def _group(kind: str) -> click.Group:
         objects.show_list([_row(each) for each in found], COLUMNS, template, is_quiet=quiet)
 
     @click.argument("names", nargs=-1, required=True, shell_complete=live(kind))
-    @format_option
+    @short_format_option
     @pretty.pretty_option
     @click.pass_obj
     @refusals

@@ -19,6 +19,7 @@ from skep.cli.options import (
     long_filter_option,
     no_trunc_option,
     quiet_option,
+    short_format_option,
 )
 
 COLUMNS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
@@ -120,7 +121,7 @@ def create(host: str | None, /, name: str, driver: str, scope: str, **options: A
 
 @network.command()
 @click.argument("networks", nargs=-1, required=True, shell_complete=live("network"))
-@format_option
+@short_format_option
 @click.option("-v", "--verbose", is_flag=True, help="With services and tasks.")
 @click.pass_obj
 @refusals

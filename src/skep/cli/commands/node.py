@@ -12,7 +12,7 @@ from skep.cli import objects, parse, pretty, render
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import tasks
 from skep.cli.complete import live
-from skep.cli.options import filter_option, force_option, format_option, quiet_option
+from skep.cli.options import filter_option, force_option, format_option, quiet_option, short_format_option
 
 COLUMNS = {
     "ID": "ID",
@@ -89,7 +89,7 @@ def resolve(engine: Engine, reference: str) -> Json:
 
 @node.command()
 @click.argument("nodes", nargs=-1, required=True, shell_complete=live("node"))
-@format_option
+@short_format_option
 @pretty.pretty_option
 @click.pass_obj
 @refusals

@@ -16,7 +16,7 @@ from skep.cli import objects, parse, pretty, progress, render, service_lists, se
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import explain, tasks
 from skep.cli.complete import live
-from skep.cli.options import filter_option, format_option, quiet_option
+from skep.cli.options import filter_option, format_option, quiet_option, short_format_option
 from skep.edge.unix_http import EngineRefused
 
 COLUMNS = {
@@ -220,7 +220,7 @@ def ps(host: str | None, /, services: tuple[str, ...], filters: tuple[str, ...],
 
 @service.command()
 @click.argument("services", nargs=-1, required=True, shell_complete=live("service"))
-@format_option
+@short_format_option
 @pretty.pretty_option
 @click.pass_obj
 @refusals

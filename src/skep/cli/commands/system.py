@@ -1,4 +1,4 @@
-"""`skep info`, `version` and `events`.
+"""`skep info`, `version`, `events` and `system df`.
 
 Edge: the terminal.
 """
@@ -9,14 +9,14 @@ import time
 import click
 
 import skep
-from skep.cli import render
+from skep.cli import objects, render
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.moments import MOMENT
-from skep.cli.options import filter_option, format_option
+from skep.cli.options import filter_option, format_option, short_format_option
 
 
 @click.command()
-@format_option
+@short_format_option
 @click.pass_obj
 @refusals
 def info(host: str | None, template: str) -> None:
@@ -57,7 +57,7 @@ def info(host: str | None, template: str) -> None:
 
 
 @click.command()
-@format_option
+@short_format_option
 @click.pass_obj
 @refusals
 def version(host: str | None, template: str) -> None:
@@ -115,3 +115,64 @@ def _print_event(event: Json, template: str) -> None:
     nanos = event.get("timeNano", 0) % 1_000_000_000
     what = f"{event['Type']} {event['Action']} {actor.get('ID', '')}"
     click.echo(render.plain(f"{moment}.{nanos:09d} {what} ({attributes})"))
+
+
+DISK_COLUMNS = {"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"}
+
+
+@click.group()
+def system() -> None:
+    """Look at this node as a whole.
+
+    \b
+    Examples:
+      skep system df
+      skep system info
+    """
+
+
+system.add_command(info)
+system.add_command(events)
+
+
+@system.command()
+@format_option
+@click.pass_obj
+@refusals
+def df(host: str | None, template: str) -> None:
+    """Show what images, containers and volumes of this node take on disk.
+
+    \b
+    Examples:
+      skep system df
+      skep system df --format '{{.Type}} {{.Size}}'
+    """
+    objects.say(render.listing(disk_rows(Engine(host).get("/system/df")), DISK_COLUMNS, template))
+
+
+def disk_rows(found: Json) -> list[Json]:
+    """A row for each kind of thing. Source: docker/cli, command/formatter/disk_usage.go."""
+    images, containers, volumes = (found.get(kind) or [] for kind in ("Images", "Containers", "Volumes"))
+    sizes = [(each.get("UsageData") or {}).get("Size", 0) for each in volumes]
+    used = [bool((each.get("UsageData") or {}).get("RefCount")) for each in volumes]
+    return [
+        _disk_row("Images", [bool(each.get("Containers")) for each in images], [each["Size"] for each in images]),
+        _disk_row(
+            "Containers",
+            [each.get("State") in ("running", "paused", "restarting") for each in containers],
+            [each.get("SizeRw") or 0 for each in containers],
+        ),
+        _disk_row("Local Volumes", used, [max(size, 0) for size in sizes]),
+    ]
+
+
+def _disk_row(kind: str, used: list[bool], sizes: list[int]) -> Json:
+    total, idle = sum(sizes), sum(size for size, is_used in zip(sizes, used, strict=True) if not is_used)
+    share = f" ({100 * idle // total}%)" if total else ""
+    return {
+        "Type": kind,
+        "TotalCount": str(len(sizes)),
+        "Active": str(sum(used)),
+        "Size": objects.size_text(total),
+        "Reclaimable": f"{objects.size_text(idle)}{share}",
+    }

@@ -17,6 +17,7 @@ from skep.cli.options import (
     format_option,
     long_filter_option,
     quiet_option,
+    short_format_option,
 )
 
 COLUMNS = {"Driver": "DRIVER", "Name": "VOLUME NAME"}
@@ -85,7 +86,7 @@ def _row(found: Json) -> Json:
 
 @volume.command()
 @click.argument("names", nargs=-1, required=True, shell_complete=live("volume"))
-@format_option
+@short_format_option
 @click.pass_obj
 @refusals
 def inspect(host: str | None, names: tuple[str, ...], template: str) -> None:
