@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests.contract import runtime_places
-from tests.contract.runtime_places import PodmanPlace
+from tests.contract.runtime_places import DockerPlace, PodmanPlace
 from tests.registry import RegistryServer, a_registry, an_image, auth_header
 
+from skep.edge.docker import DockerRuntime
 from skep.edge.engine_images import advice
 from skep.edge.podman import PodmanRuntime
 from skep.ports.runtime import ImageMissing
@@ -16,9 +17,14 @@ from skep.ports.runtime import ImageMissing
 engine = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodmanPlace]:
-    with runtime_places.podman_place(tmp_path_factory.mktemp("e")) as ground:
+Place = PodmanPlace | DockerPlace
+Engine = PodmanRuntime | DockerRuntime
+PLACES = {"podman": runtime_places.podman_place, "docker": runtime_places.docker_place}
+
+
+@pytest.fixture(scope="module", params=list(PLACES))
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with PLACES[request.param](tmp_path_factory.mktemp("e")) as ground:
         yield ground
 
 
@@ -29,7 +35,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServe
 
 
 @pytest.fixture
-async def runtime(place: PodmanPlace) -> AsyncIterator[PodmanRuntime]:
+async def runtime(place: Place) -> AsyncIterator[Engine]:
     opened = place.open()
     await opened.start()
     try:
@@ -38,14 +44,14 @@ async def runtime(place: PodmanPlace) -> AsyncIterator[PodmanRuntime]:
         await opened.detach()
 
 
-def images_of(runtime: PodmanRuntime) -> str:
+def images_of(runtime: Engine) -> str:
     line = ["docker", "--host", f"unix://{runtime.passthrough}", "images", "--no-trunc", "-q"]
     return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @engine
 @pytest.mark.anyio
-async def test_a_tag_is_pulled_anew_and_a_digest_once(runtime: PodmanRuntime, registry: RegistryServer) -> None:
+async def test_a_tag_is_pulled_anew_and_a_digest_once(runtime: Engine, registry: RegistryServer) -> None:
     name = f"{registry.name}/app:1"
     digest = registry.push("app", "1", an_image("one"))
     first = await runtime.ensure_image(name, registry_auth=auth_header())
@@ -58,7 +64,7 @@ async def test_a_tag_is_pulled_anew_and_a_digest_once(runtime: PodmanRuntime, re
 
 @engine
 @pytest.mark.anyio
-async def test_the_same_pull_asked_for_at_once_is_one(runtime: PodmanRuntime, registry: RegistryServer) -> None:
+async def test_the_same_pull_asked_for_at_once_is_one(runtime: Engine, registry: RegistryServer) -> None:
     name = f"{registry.name}/many:1"
     registry.push("many", "1", an_image("many"))
     asked = [asyncio.create_task(runtime.ensure_image(name, registry_auth=auth_header())) for _ in range(4)]
@@ -74,12 +80,12 @@ async def test_the_same_pull_asked_for_at_once_is_one(runtime: PodmanRuntime, re
     ("repository", "auth", "words"),
     [
         pytest.param("app:none", auth_header(), ("manifest unknown", "check the image's name and tag"), id="tag"),
-        pytest.param("app:9", "", ("unauthorized", "docker service update --with-registry-auth"), id="nobody"),
+        pytest.param("app:9", "", ("auth", "give the service credentials: docker login"), id="nobody"),
         pytest.param("app:9", auth_header("wrong"), ("unauthorized", "its credentials are refused"), id="password"),
     ],
 )
 async def test_what_cannot_be_pulled_says_why_and_what_to_do(
-    runtime: PodmanRuntime, registry: RegistryServer, repository: str, auth: str, words: tuple[str, str]
+    runtime: Engine, registry: RegistryServer, repository: str, auth: str, words: tuple[str, str]
 ) -> None:
     name = f"{registry.name}/{repository}"
     with pytest.raises(ImageMissing) as refused:
@@ -99,7 +105,7 @@ async def test_what_cannot_be_pulled_says_why_and_what_to_do(
         ("localhost/app", "no registry is asked about such a name; load the image here with docker load"),
     ],
 )
-async def test_a_registry_out_of_reach_is_named(runtime: PodmanRuntime, name: str, words: str) -> None:
+async def test_a_registry_out_of_reach_is_named(runtime: Engine, name: str, words: str) -> None:
     async with asyncio.timeout(10):
         with pytest.raises(ImageMissing) as refused:
             await runtime.ensure_image(name)

@@ -171,7 +171,7 @@ class ImageStore(abc.ABC):
 
 
 _REFUSALS = (
-    (("unauthorized", "authentication required", "denied", "forbidden"), "auth"),
+    (("unauthorized", "authentication required", "no basic auth", "denied", "forbidden"), "auth"),
     (("manifest unknown", "name unknown", "not found", "does not exist"), "name"),
     (("x509", "certificate", "http response to https"), "trust"),
 )
