@@ -91,10 +91,10 @@ async def test_it_decides_only_while_a_term_lasts() -> None:
         assert setting.deciding == []
         setting.candidate.terms.put_nowait(first)
         await setting.wait(lambda: setting.deciding == ["one"])
-        assert setting.reign.is_leading
+        assert setting.reign.lease == "one"
         first.lost.set()
         await setting.wait(lambda: setting.deciding == [] and first.is_resigned)
-        assert not setting.reign.is_leading
+        assert setting.reign.lease is None
         setting.candidate.terms.put_nowait(second)
         await setting.wait(lambda: setting.deciding == ["two"])
 

@@ -18,7 +18,12 @@ log = structlog.get_logger(__name__)
 
 
 class Reign:
-    """This manager's turns at leading."""
+    """This manager's turns at leading.
+
+    Attributes:
+        lease: What a write of this manager carries while it leads, a user's as well as a decision's; None while it
+            does not lead: then its users' writes are the leader's to make.
+    """
 
     def __init__(self, candidate: Candidate, replica: Replica, decide: Callable[[str], Awaitable[None]]) -> None:
         """Prepare; nothing happens before `run`.
@@ -29,7 +34,7 @@ class Reign:
         self._candidate = candidate
         self._replica = replica
         self._decide = decide
-        self.is_leading = False
+        self.lease: str | None = None
 
     async def run(self) -> None:
         """Stand for leader and lead, turn after turn, until cancelled."""
@@ -38,7 +43,7 @@ class Reign:
             try:
                 await self._lead(term)
             finally:
-                self.is_leading = False
+                self.lease = None
                 await term.resign()
 
     async def _lead(self, term: Term) -> None:
@@ -48,7 +53,7 @@ class Reign:
         try:
             await asyncio.wait({lost, work}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.is_leading = False
+            self.lease = None
             lost.cancel()
             work.cancel()
             await asyncio.gather(lost, work, return_exceptions=True)
@@ -57,6 +62,6 @@ class Reign:
 
     async def _work(self, term: Term) -> None:
         await self._replica.wait_revision(term.revision)
-        self.is_leading = True
+        self.lease = term.lease
         log.info("this manager decides", revision=self._replica.view.revision)
         await self._decide(term.lease)
