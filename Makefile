@@ -34,7 +34,7 @@ bench:           ## speed and size, as ratios measured side by side
 
 fuzz:            ## a minute of hostile input for each target: API, DNS, Compose files, session frames
 	@tools/setup test
-	SKEP_FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest -q tests/fuzz
+	SKEP_FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest -v -s tests/fuzz
 
 sim:             ## the simulator: make sim SEEDS=5000 SECONDS=600
 	@tools/setup test
