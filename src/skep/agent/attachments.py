@@ -331,16 +331,20 @@ class Attachments:
         self._is_due.set()
 
     async def _forget(self, sandbox_id: str) -> None:
-        """Remove everything of a container that is gone."""
-        self.book.remove(sandbox_id)
-        self._locks.pop(sandbox_id, None)
+        """Remove everything of a container that is gone; the record goes last, so that none of it can be left over."""
         self._in_force.pop(sandbox_id, None)
-        self._is_due.set()
         try:
             await self._host.names.close(sandbox_id)
             await self._host.plane.release(sandbox_id)
         except DataPlaneFailure as failure:
             log.warning("a sandbox cannot be removed yet", sandbox=sandbox_id, error=str(failure))
+            container = self.book.containers.get(sandbox_id)
+            if container is not None:  # Its addresses are free; the rest is tried again when it is looked at.
+                self.book.save(msgspec.structs.replace(container, endpoints=[]))
+        else:
+            self.book.remove(sandbox_id)
+            self._locks.pop(sandbox_id, None)
+        self._is_due.set()
 
     def _is_lost(self, task_id: str) -> bool:
         """Whether the managers know nothing of an attachment."""

@@ -5,7 +5,6 @@ Edge: HTTP, this node's engine, and the agent's attachments. Whatever concerns t
 """
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,7 +19,7 @@ from skep.api import attaching, wire
 from skep.api.authorize import ENGINE
 from skep.api.call import UNLIMITED, Call, Handler, Route
 from skep.api.routes import containers, local
-from skep.model.errors import Forbidden, InvalidSpec, NotFound, Unsupported
+from skep.model.errors import Forbidden, InvalidSpec, NotFound, SkepError, Unsupported
 
 DEFAULT_MODE: Final = "default"
 
@@ -37,7 +36,7 @@ async def create(call: Call) -> web.StreamResponse:
     endpoints: dict[str, ContainerEndpoint] = {}
     for reference, settings in asked.items():
         if reference not in known:
-            network_id, network = await attachments.check(reference)
+            network_id, network = await _check(attachments, reference)
             endpoints[reference] = attaching.endpoint(network_id, network, settings, len(endpoints))
     if not endpoints:
         return await local.create(call, raw)
@@ -64,6 +63,14 @@ async def create(call: Call) -> web.StreamResponse:
         else:
             await attachments.bind(container.sandbox_id, created["Id"], str(created["Name"]).removeprefix("/"))
     return call.reply(answer, status)
+
+
+async def _check(attachments: Attachments, reference: str) -> tuple[str, str]:
+    """As `Attachments.check`, but for the status: clients take a 404 here for a missing image, and pull."""
+    try:
+        return await attachments.check(reference)
+    except NotFound as error:
+        raise InvalidSpec(str(error)) from error
 
 
 async def _create_on_both(
@@ -121,11 +128,26 @@ async def start(call: Call) -> web.StreamResponse:
     container, attachments = await _known(call), call.node.attachments
     if container is None or attachments is None:
         return await containers.relay(call)
-    async with attachments.lock(container):
-        await attachments.attach(container.container_id)
-        status, answer = await local.ask(call, "POST", f"/containers/{container.container_id}/start")
-    await attachments.settle(container.container_id)
+    try:
+        async with attachments.lock(container):
+            await attachments.attach(container.container_id)
+            status, answer = await local.ask(call, "POST", f"/containers/{container.container_id}/start")
+    except SkepError:
+        await _remove_unstarted(call, container.container_id)
+        raise
+    finally:
+        await attachments.settle(container.container_id)
     return call.reply(answer, status) if answer else call.done(status)
+
+
+async def _remove_unstarted(call: Call, container_id: str) -> None:
+    """What was to be removed after its end goes now: `docker run --rm` waits for that before it tells why."""
+    described = await _describe(call, container_id)
+    if (described.get("HostConfig") or {}).get("AutoRemove"):
+        engine = call.backend.engine
+        path = f"{await engine.prefix()}/containers/{container_id}"
+        async with engine.ask("DELETE", path, params={"force": "true"}) as answer:
+            await answer.read()
 
 
 async def restart(call: Call) -> web.StreamResponse:
@@ -145,10 +167,16 @@ def _ending(handler: Handler) -> Handler:
 
     async def handle(call: Call) -> web.StreamResponse:
         container, attachments = await _known(call), call.node.attachments
-        async with AsyncExitStack() as stack:
-            if container is not None and attachments is not None:
-                stack.push_async_callback(attachments.settle, container.container_id)
+        if container is None or attachments is None:
             return await handler(call)
+        own = f"/containers/{container.container_id}"
+        if call.request.method == "DELETE" and call.flag("force"):
+            await local.ask(call, "POST", f"{own}/kill")  # See `containers.remove`.
+        try:
+            status, answer = await local.ask(call, call.request.method)
+        finally:
+            await attachments.settle(container.container_id)
+        return call.reply(answer, status) if answer else call.done(status)
 
     return handle
 
@@ -200,7 +228,7 @@ ROUTES: Final = (
     Route("POST", "/containers/create", create, ENGINE),
     Route("POST", "/containers/{id}/start", start, ENGINE, changes=True),
     Route("POST", "/containers/{id}/restart", restart, ENGINE, changes=True),
-    Route("POST", "/containers/{id}/stop", _ending(containers.relay), ENGINE, UNLIMITED),
-    Route("POST", "/containers/{id}/kill", _ending(containers.relay), ENGINE, UNLIMITED),
-    Route("DELETE", "/containers/{id}", _ending(containers.remove), ENGINE, UNLIMITED),
+    Route("POST", "/containers/{id}/stop", _ending(containers.relay), ENGINE, UNLIMITED, changes=True),
+    Route("POST", "/containers/{id}/kill", _ending(containers.relay), ENGINE, UNLIMITED, changes=True),
+    Route("DELETE", "/containers/{id}", _ending(containers.remove), ENGINE, UNLIMITED, changes=True),
 )

@@ -35,6 +35,7 @@ NODES_AT_ONCE: Final = 16
 CLEANED_UP: Final = 5 * SECOND
 LOOK_AGAIN: Final = 50 * MILLISECOND
 EXISTS: Final = b"already exists"
+REMOVED_UNSEEN_S: Final = 1.0
 LOCAL_FILTERS: Final = ("before", "since")
 """They compare with one container, which other engines do not know."""
 
@@ -150,8 +151,14 @@ async def wait(call: Call) -> web.StreamResponse:
         if ended.status != HTTPStatus.OK:
             return web.Response(status=ended.status, body=await ended.read(), content_type="application/json")
         stream = await call.stream("application/json")
-        result = await ended.read()
-        await removed.read()
+        reading = asyncio.ensure_future(ended.read())
+        try:
+            await removed.read()
+            await asyncio.wait({reading}, timeout=REMOVED_UNSEEN_S)
+            # One that was removed before it was ever started has no end that could be waited for.
+            result = reading.result() if reading.done() else msgspec.json.encode({"StatusCode": 0})
+        finally:
+            reading.cancel()
         await stream.write(result)
         await stream.write_eof()
         return stream
