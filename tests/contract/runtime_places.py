@@ -227,14 +227,20 @@ def docker_place(parent: Path) -> Iterator[DockerPlace]:
         try:
             asyncio.run(place.set_up())
         except EngineUnreachable as error:
-            if any(word in str(error).lower() for word in KERNEL_WORDS):
-                pytest.skip(f"kernel: {error}")
+            reason = kernel_reason(str(error))
+            if reason:
+                pytest.skip(reason)
             raise
         try:
             yield place
         finally:
             asyncio.run(clear(place))
             assert not place.service_pids()
+
+
+def kernel_reason(failure: str) -> str:
+    """Why to skip, where dockerd does not start for something this kernel lacks; else empty."""
+    return f"kernel: {failure}" if any(word in failure.lower() for word in KERNEL_WORDS) else ""
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ def under_load(lab: Lab, length_s: float, rate: float, *urls: str) -> Iterator[L
 def serve_who(lab: Lab, *words: str, name: str = "who", replicas: int = 3) -> None:
     """Run the program of tests.e2e.programs as a service published on 9200, and wait until every node answers."""
     create = ["service", "create", "--quiet", "--no-resolve-image", "--update-monitor", "100ms", "--name", name]
-    options, command = ([], []) if lab.layout.engine == "podman" else programs.process_words(lab.layout.root)
+    options, command = ([], []) if lab.layout.engine != "process" else programs.process_words(lab.layout.root)
     lab.docker(*create, "--replicas", str(replicas), "-p", "9200:9200", *options, *words, programs.NAME, *command)
 
 
