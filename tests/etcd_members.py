@@ -46,7 +46,7 @@ class Members:
         """Args: is_plain: without TLS, and with an operator's flags, as an external cluster may be."""
         self._directory = directory
         self._is_plain = is_plain
-        self._timing = timing or Timing(heartbeat_ms=100, election_ms=1000)
+        self._timing = timing or Timing(heartbeat_ms=50, election_ms=500)
         self.authorities = Authorities()
         self.credentials: list[Credentials] = []
         self.settings: list[MemberSettings] = []

@@ -33,7 +33,7 @@ _clusters = itertools.count()
 
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Members]]:
-    """etcd of several kinds, each started when first asked for: an external one by URL, and those managers run."""
+    """Started when first asked for: one member without TLS, as an external one may be, or three as of managers."""
     with ExitStack() as stack:
         started: dict[str, Members] = {}
 
@@ -41,13 +41,13 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], M
             if kind not in started:
                 directory = tmp_path_factory.mktemp(kind)
                 n_members = 3 if kind == "etcd-3" else 1
-                started[kind] = stack.enter_context(running(directory, n_members, is_plain=kind == "etcd-external"))
+                started[kind] = stack.enter_context(running(directory, n_members, is_plain=kind == "etcd-1"))
             return started[kind]
 
         yield members
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd-external", "etcd-1", "etcd-3"])
+@pytest.fixture(params=["memory", "sqlite", "etcd-1", "etcd-3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, etcd: Callable[[str], Members]) -> AsyncIterator[Store]:
     opened: Store
     match request.param:
