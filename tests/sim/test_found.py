@@ -29,6 +29,7 @@ from skep.core.dispatch import DRAIN_LIMIT
 from skep.core.plan import Dirty
 from skep.lib.durations import SECOND
 from skep.manager.control.services import rolled_back
+from skep.model import codec
 from skep.model.assignment import Delta
 from skep.model.lifecycle import TaskState
 from skep.model.node import EngineDescription, NodeDescription
@@ -37,7 +38,9 @@ from skep.model.session import TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import Container, ContainerState, EngineUnreachable
+from skep.ports.store import RowBatch, RowEvent
 from skep.sim import convergence
+from skep.sim.checkers import StateChecker
 from skep.sim.clock import SimClock
 from skep.sim.loop import SimLoop
 from skep.sim.workload import Workload
@@ -351,3 +354,18 @@ def test_a_task_without_an_address_is_waited_for_only_while_none_is_free() -> No
     placed = next(task for task in state.tasks.values() if task.status.state == TaskState.PENDING)
     state.apply([Delete("task", placed.id, placed.version)], state.revision + 1)
     assert len(convergence.unnumbered(state, 3)) == 1
+
+
+@pytest.mark.parametrize(("wait", "n_violations"), [(SECOND // 40, 0), (2 * SECOND, 1)], ids=["a race", "too late"])
+def test_a_task_may_be_put_on_a_node_only_until_its_removal_is_known(wait: int, n_violations: int) -> None:
+    """Seed 86 of 40 s: a node was removed 25 ms before a plan with tasks for it was stored; they were orphaned next."""
+    violations: list[str] = []
+    moment = [1_000 * SECOND]
+    checker = StateChecker(violations.append, lambda: moment[0])
+    node, task = factories.a_node("n1"), factories.a_task("t1", node_id="n1", state=TaskState.ASSIGNED)
+    checker.take(RowBatch(revision=1, events=[RowEvent("node", "n1", codec.encode(node))]))
+    moment[0] += 60 * SECOND
+    checker.take(RowBatch(revision=2, events=[RowEvent("node", "n1", None)]))
+    moment[0] += wait
+    checker.take(RowBatch(revision=3, events=[RowEvent("task", "t1", codec.encode(task))]))
+    assert len(violations) == n_violations, violations

@@ -22,7 +22,10 @@ from skep.store.changes import Batch, Change, Delete, Put
 from skep.store.state import State
 
 RACE: Nanoseconds = SECOND
-"""A node may have changed so shortly before a task was put on it that the decision had not seen it."""
+"""A node may have changed, or gone, so shortly before a task was put on it that the decision had not seen it.
+
+A plan is refused only where what it changes has changed. A task on a node that went is orphaned in the next round.
+"""
 
 
 class StateChecker:
@@ -57,7 +60,7 @@ class StateChecker:
                 task = event.new or event.old
                 services[task.service_id if isinstance(task, Task) else ""] = None
             elif event.kind == "node":
-                self._check_node(event.old, event.new)
+                self._check_node(event.id, event.old, event.new)
             elif event.kind == "service":
                 services[event.id] = None
                 self._check_service(event.old, event.new)
@@ -153,6 +156,8 @@ class StateChecker:
         if node.status.state != NodeState.READY or node.spec.availability != Availability.ACTIVE:
             state = f"{node.status.state} and {node.spec.availability}"
             self._fail(f"task {new.name} was put on node {node.description.hostname}, which is {state}")
+        if new.home and new.home != new.node_id:
+            self._fail(f"task {new.name} was put on node {new.node_id}, away from its volumes on {new.home}")
         if not changed.satisfies(new.spec.placement, node):
             self._fail(f"task {new.name} was put on node {node.description.hostname} against its constraints")
         self._check_load(node, new)
@@ -179,11 +184,10 @@ class StateChecker:
 
     # --- nodes and services ---------------------------------------------------------------
 
-    def _check_node(self, old: Object | None, new: Object | None) -> None:
-        if not isinstance(new, Node):
-            return
-        if not isinstance(old, Node) or _standing(old) != _standing(new):
-            self._node_changed_at[new.id] = self._now()
+    def _check_node(self, id: str, old: Object | None, new: Object | None) -> None:
+        is_other = not isinstance(old, Node) or not isinstance(new, Node) or _standing(old) != _standing(new)
+        if is_other:
+            self._node_changed_at[id] = self._now()
 
     def _check_service(self, old: Object | None, new: Object | None) -> None:
         if not isinstance(new, Service) or not isinstance(old, Service):

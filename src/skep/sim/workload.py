@@ -13,6 +13,7 @@ import msgspec
 
 from skep.manager.control.control import SwarmControl
 from skep.model.base import Object
+from skep.model.cluster import OrchestrationConfig
 from skep.model.errors import SkepError
 from skep.model.lifecycle import TaskState
 from skep.model.network import NetworkAttachmentConfig, NetworkSpec
@@ -24,7 +25,9 @@ from skep.model.service import (
     Global,
     GlobalJob,
     Healthcheck,
+    Mount,
     Placement,
+    PlacementPreference,
     PortConfig,
     PublishMode,
     Replicated,
@@ -37,6 +40,7 @@ from skep.model.service import (
     Service,
     ServiceMode,
     ServiceSpec,
+    SpreadOver,
     TaskSpec,
     UpdateConfig,
     UpdateOrder,
@@ -56,6 +60,8 @@ SOUND = (POLITE, DEAF, JOB)
 PORTS = range(8000, 8012)
 ZONE = "zone"
 AT_MOST_ONE = {"skep.partition": "at-most-one"}
+STICKY = {"skep.volume": "sticky"}
+POLICIES = ({}, {"skep.rebalance": "auto"})
 
 
 class Surroundings(Protocol):
@@ -89,7 +95,7 @@ class SpecMaker:
         endpoint = None if is_job else self.endpoint()
         return ServiceSpec(
             name=name,
-            labels=AT_MOST_ONE if self.often(0.15) else {},
+            labels={**(AT_MOST_ONE if self.often(0.15) else {}), **(STICKY if self.often(0.15) else {})},
             mode=mode,
             task_template=self._template(is_job=is_job, networks=networks, endpoint=endpoint),
             update_config=None if is_job or self.often(0.2) else self._update(),
@@ -159,6 +165,7 @@ class SpecMaker:
             ],
             stop_grace_period=self.one_of(SECOND // 2, SECOND, 3 * SECOND, None),
             healthcheck=Healthcheck(test=["CMD", "true"], interval=2 * SECOND, retries=2) if has_check else None,
+            mounts=[Mount(type="volume", source="data", target="/data")] if self.often(0.5) else None,
         )
 
     def _resources(self) -> ResourceRequirements | None:
@@ -172,8 +179,13 @@ class SpecMaker:
     def _placement(self) -> Placement | None:
         if self.often(0.7):
             return None
-        constraint = self.one_of("node.labels.zone==a", "node.labels.zone!=b", "node.role==worker")
-        return Placement(constraints=[constraint], max_replicas=self.one_of(0, 0, 2))
+        constraints = self.one_of(["node.labels.zone==a"], ["node.labels.zone!=b"], ["node.role==worker"], None)
+        spread = PlacementPreference(spread=SpreadOver(spread_descriptor="node.labels.zone"))
+        return Placement(
+            constraints=constraints,
+            preferences=[spread] if constraints is None or self.often(0.3) else None,
+            max_replicas=self.one_of(0, 0, 2),
+        )
 
     def _restart(self, *, is_job: bool) -> RestartPolicy | None:
         if self.often(0.3):
@@ -259,6 +271,10 @@ class Workload:
             await self._create_network()
         elif throw < 0.84 and networks:
             await self._remove_network(self._dice.choice(networks).id)
+        elif throw < 0.88:
+            await self._rebalance(self._dice.choice(services))
+        elif throw < 0.89:
+            await self._set_policy()
         else:
             await self._set_node()
 
@@ -322,6 +338,21 @@ class Workload:
         answer = await self.ask(f"remove network {id}", lambda control: control.remove_network(id))
         if answer and id in self._world.stored.networks:
             self._world.failed(f"the removal of network {id} was acknowledged and is not stored")
+
+    async def _rebalance(self, service: Service) -> None:
+        is_dry = self._specs.often(0.2)
+        await self.ask(
+            f"rebalance {service.spec.name}", lambda control: control.rebalance_service(service.id, is_dry=is_dry)
+        )
+
+    async def _set_policy(self) -> None:
+        """Whether the swarm rebalances by itself, and how much history it keeps."""
+        cluster = self._world.stored.cluster
+        if cluster is None:
+            return
+        kept = OrchestrationConfig(task_history_retention_limit=self._specs.one_of(0, 1, 5))
+        spec = msgspec.structs.replace(cluster.spec, labels=self._specs.one_of(*POLICIES), orchestration=kept)
+        await self.ask("update the cluster", lambda control: control.update_cluster(cluster.version, spec))
 
     async def _set_node(self) -> None:
         nodes = list(self._world.stored.nodes.values())
