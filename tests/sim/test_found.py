@@ -33,9 +33,9 @@ from skep.model import codec
 from skep.model.assignment import Delta
 from skep.model.lifecycle import TaskState
 from skep.model.node import EngineDescription, NodeDescription
-from skep.model.service import Resources, RestartPolicy, Service, UpdateConfig, UpdateOrder
+from skep.model.service import Resources, RestartPolicy, Rollout, Service, UpdateConfig, UpdateOrder, UpdateStatus
 from skep.model.session import TaskReport
-from skep.model.task import TaskStatus
+from skep.model.task import Task, TaskStatus
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import Container, ContainerState, EngineUnreachable
 from skep.ports.store import RowBatch, RowEvent
@@ -368,4 +368,27 @@ def test_a_task_may_be_put_on_a_node_only_until_its_removal_is_known(wait: int, 
     checker.take(RowBatch(revision=2, events=[RowEvent("node", "n1", None)]))
     moment[0] += wait
     checker.take(RowBatch(revision=3, events=[RowEvent("task", "t1", codec.encode(task))]))
+    assert len(violations) == n_violations, violations
+
+
+@pytest.mark.parametrize(("is_moved", "n_violations"), [(True, 0), (False, 1)], ids=["a move", "too many at once"])
+def test_what_an_update_made_is_known_without_history(is_moved: bool, n_violations: int) -> None:
+    """Seed 5129: without history a slot's second task passed for the update's own, beside the next slot's."""
+    violations: list[str] = []
+    checker = StateChecker(violations.append, lambda: 1_000 * SECOND)
+    rollout, status = Rollout(version=2, started_at=1, n_slots=2), UpdateStatus(state="updating")
+    spec = a_spec(replicas=2, update_config=UpdateConfig(parallelism=1))
+    service = Service(id="web", spec=spec, spec_version=2, rollout=rollout, update_status=status)
+    first = factories.a_task("t1", service=service, slot=1, rollout=2, ordinal=2, state=TaskState.RUNNING)
+    heir = factories.a_task("t2", service=service, slot=1, rollout=2, ordinal=3, state=TaskState.PENDING)
+    other = factories.a_task("t3", service=service, slot=2, rollout=2, ordinal=2, state=TaskState.PENDING)
+    steps = [[service], [first] if is_moved else [], [heir], [first.id] if is_moved else [], [other]]
+    for revision, step in enumerate(steps, 1):
+        events = [
+            RowEvent("task", each, None)
+            if isinstance(each, str)
+            else RowEvent("task" if isinstance(each, Task) else "service", each.id, codec.encode(each))
+            for each in step
+        ]
+        checker.take(RowBatch(revision=revision, events=events))
     assert len(violations) == n_violations, violations

@@ -41,6 +41,7 @@ class StateChecker:
         self._n_slots: dict[str, int] = {}
         self._fresh: list[tuple[str, str]] = []
         self._desired_before: dict[str, TaskState] = {}
+        self._made_first: dict[tuple[str, int, int], str] = {}
 
     def take(self, rows: RowBatch) -> Batch:
         """Check one transaction."""
@@ -100,6 +101,8 @@ class StateChecker:
         if not isinstance(new, Task):
             return
         if not isinstance(old, Task):
+            if new.rollout:
+                self._made_first.setdefault((new.service_id, new.slot, new.rollout), new.id)
             self._check_restart(new)
             return
         before, after = old.status.state, new.status.state
@@ -224,7 +227,11 @@ class StateChecker:
         return bool(task.node_id) and (node is None or node.status.state == NodeState.DOWN)
 
     def _check_parallelism(self, service: Service, slots: dict[int, list[Task]]) -> None:
-        """An update has no more slots in the making than it may."""
+        """An update has no more slots in the making than it may.
+
+        A slot's first task of an update is of its making; later ones are restarts and moves. Which was the first is
+        remembered here: the swarm may keep no history.
+        """
         rollout, status = service.rollout, service.update_status
         if rollout is None or status is None or rollout.version != service.spec_version:
             return
@@ -236,15 +243,14 @@ class StateChecker:
             slot
             for slot, tasks in slots.items()
             if str(slot) not in rollout.failed
-            and any(task.rollout == rollout.version and task.status.state < TaskState.RUNNING for task in tasks)
-            and self._n_made(service, slot, rollout.version) == 1  # Others are restarts and moves.
+            and any(self._is_made_by(rollout.version, task) for task in tasks if task.status.state < TaskState.RUNNING)
         ]
         if len(fresh) > limit:
             self._fail(f"the update of service {service.spec.name} has slots {fresh} in the making, {limit} at most")
 
-    def _n_made(self, service: Service, slot: int, version: int) -> int:
-        tasks = self.state.tasks.where("slot", (service.id, slot))
-        return sum(1 for task in tasks if task.rollout == version)
+    def _is_made_by(self, version: int, task: Task) -> bool:
+        key = (task.service_id, task.slot, version)
+        return task.rollout == version and self._made_first.get(key) == task.id
 
 
 def _standing(node: Node) -> tuple[object, ...]:

@@ -41,7 +41,8 @@ from skep.sim.loop import SECOND, Process, SimLoop, Stuck
 from skep.sim.machine import ROOT_PEM, Machine, Site
 from skep.sim.manager import Ground, ManagerHost
 from skep.sim.network import Network
-from skep.sim.workload import IMAGES, Workload
+from skep.sim.specs import IMAGES
+from skep.sim.workload import Workload
 from skep.store.state import State
 
 REST_LIMIT = 400 * SECOND
