@@ -21,8 +21,6 @@ from skep.model.base import Object
 from skep.model.errors import NoQuorum, OutOfDate, Unavailable
 from skep.ports.clock import Clock
 from skep.ports.store import (
-    MAX_BYTES,
-    MAX_OPERATIONS,
     Compacted,
     Row,
     RowBatch,
@@ -32,6 +30,7 @@ from skep.ports.store import (
     StoreLocked,
     StoreUnavailable,
     Write,
+    transactions,
 )
 from skep.store.changes import Batch, Change, Delete, Event, Put
 from skep.store.state import State
@@ -148,7 +147,7 @@ class Replica:
         now = self._clock.now()
         revision = self.view.revision
         events: list[Event] = []
-        for writes in _transactions([_write(change, now) for change in changes]):
+        for writes in transactions([_write(change, now) for change in changes]):
             batch = await self._commit(writes, lease)
             revision = batch.revision
             events.extend(batch.events)
@@ -218,19 +217,6 @@ def _write(change: Change, now: int) -> Write:
             return Write(change.kind, value.id, codec.encode(stamped), value.version)
         case Delete(kind, id, version):
             return Write(kind, id, None, version)
-
-
-def _transactions(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
-    """Cut writes into pieces a store takes, in order."""
-    start = size = 0
-    for n, write in enumerate(writes):
-        length = len(write.value or b"")
-        if n > start and (n - start == MAX_OPERATIONS or size + length > MAX_BYTES):
-            yield writes[start:n]
-            start, size = n, 0
-        size += length
-    if start < len(writes):
-        yield writes[start:]
 
 
 def _read(row: Row) -> Object:

@@ -4,7 +4,7 @@ Port. Rows are bytes under (kind, id); each carries the revision of its last wri
 Every adapter passes tests/contract/test_store.py.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +83,19 @@ def check_legal(writes: Sequence[Write]) -> None:
         raise ValueError(f"a transaction has at most {MAX_BYTES} bytes")
     if len({(write.kind, write.id) for write in writes}) < len(writes):
         raise ValueError("a transaction writes each row at most once")
+
+
+def transactions(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
+    """Cut writes, no row twice, into pieces a store takes, in order."""
+    start = size = 0
+    for n, write in enumerate(writes):
+        length = len(write.value or b"")
+        if n > start and (n - start == MAX_OPERATIONS or size + length > MAX_BYTES):
+            yield writes[start:n]
+            start, size = n, 0
+        size += length
+    if start < len(writes):
+        yield writes[start:]
 
 
 @dataclass(frozen=True, slots=True)
