@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e import service_options
 from tests.e2e.conftest import Lab, make_lab, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
@@ -259,6 +260,34 @@ def test_services_are_shown_for_people(lab: Lab) -> None:
         r"Endpoint Mode:\s+vip",
     ):
         assert re.search(pattern, pretty), f"{pattern} is not in\n{pretty}"
+
+
+@pytest.fixture
+def belongings(lab: Lab) -> Iterator[None]:
+    """Two networks, secrets and configs for a service to have."""
+    for name in ("one", "two"):
+        lab.docker("network", "create", "-d", "overlay", f"net-{name}")
+        for kind in ("secret", "config"):
+            assert lab.docker_process(kind, "create", f"{kind}-{name}", "-", stdin=b"x").returncode == 0
+    yield
+    for kind in ("secret", "config"):
+        lab.docker(kind, "rm", f"{kind}-one", f"{kind}-two")
+    lab.docker("network", "rm", "net-one", "net-two")
+
+
+@pytest.mark.usefixtures("belongings")
+def test_every_option_of_a_service_is_kept_and_changed(lab: Lab) -> None:
+    lab.docker(*CREATE, "--name", "full", *service_options.CREATE)
+    try:
+        assert service_options.differences(service_options.CREATED, lab.api("GET", "/services/full")["Spec"]) == []
+        lab.docker("service", "update", "--detach", "--no-resolve-image", *service_options.UPDATE, "full")
+        spec = lab.api("GET", "/services/full")["Spec"]
+        assert service_options.differences(service_options.UPDATED, spec) == []
+        assert not [key for key in service_options.GONE if spec["TaskTemplate"]["ContainerSpec"].get(key)]
+        lab.docker("service", "update", "--detach", "--endpoint-mode", "dnsrr", "--publish-rm", "81", "full")
+        assert lab.api("GET", "/services/full")["Spec"]["EndpointSpec"] == {"Mode": "dnsrr"}
+    finally:
+        lab.docker("service", "rm", "full")
 
 
 def test_several_services_are_scaled_at_once(lab: Lab) -> None:
