@@ -24,6 +24,7 @@ class Daemon:
         self.socket = socket
         self.answers: dict[tuple[str, str], Any] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.headers: dict[str, str] = {}
         self.logins: dict[tuple[str, str], str] = {}
 
     @property
@@ -33,7 +34,8 @@ class Daemon:
     def take(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         parts = urlsplit(target)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        self.asked.append((method, parts.path, query, json.loads(body) if body else None))
+        sent = json.loads(body) if body.startswith(b"{") else body or None
+        self.asked.append((method, parts.path, query, sent))
         if (method, parts.path) not in self.answers:
             return 404, json.dumps({"message": f"{parts.path} not found"}).encode()
         answer = self.answers[method, parts.path]
@@ -51,9 +53,11 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             length = int(self.headers.get("Content-Length") or 0)
             status, body = found.take(self.command, self.path, self.rfile.read(length))
             self.send_response(status)
+            for name, value in found.headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
         do_GET = do_POST = do_DELETE = do_HEAD = do_PUT = answer
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from tests.cli.conftest import Daemon
 
@@ -47,20 +48,23 @@ def swarm(daemon: Daemon) -> Daemon:
     return daemon
 
 
-def completed(words: str, host: str, *, check: str = "") -> list[str]:
-    """What a shell is told, by a process of its own as the shell starts it."""
-    code = f"import sys; sys.argv = ['skep']\nfrom skep.cli.main import main\ntry: main()\nfinally:\n {check or 'pass'}"
-    found = words.split(" ")
-    env = {
-        **os.environ,
-        "_SKEP_COMPLETE": "bash_complete",
-        "COMP_WORDS": f"skep {words}",
-        "COMP_CWORD": str(len(found)),
-        "DOCKER_HOST": host,
-    }
+def completed(words: str, host: str) -> list[str]:
+    """What a shell is told to offer for the last word."""
+    *given, last = words.split(" ")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DOCKER_HOST", host)
+        found = ShellComplete(main, {}, "skep", "_SKEP_COMPLETE").get_completions(given, last)
+    return [item.value for item in found]
+
+
+def as_a_shell(words: str, host: str, check: str = "pass") -> list[str]:
+    """The lines that a shell reads, from a process of its own; `check` is run in it at the end."""
+    code = f"import sys; sys.argv = ['skep']\nfrom skep.cli.main import main\ntry: main()\nfinally:\n {check}"
+    asked = {"_SKEP_COMPLETE": "bash_complete", "COMP_WORDS": f"skep {words}", "COMP_CWORD": str(words.count(" ") + 1)}
+    env = {**os.environ, **asked, "DOCKER_HOST": host}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -101,10 +105,17 @@ def test_an_answer_of_another_shape_is_no_name(daemon: Daemon, answer: Any) -> N
     assert completed("service inspect ", daemon.host) == []
 
 
-@pytest.mark.parametrize("words", ["service inspect w", "stack ps ", "node ls --fo", "st"])
+@pytest.mark.parametrize("words", ["service inspect w", "stack ps ", "exec -it w", "st"])
 def test_completion_loads_little(swarm: Daemon, words: str) -> None:
-    check = f"print('loaded,' + ' '.join(sorted(set(sys.modules) & set({HEAVY!r}))))"
-    assert completed(words, swarm.host, check=check)[-1] == ""
+    check = f"print('loaded:', *sorted(set(sys.modules) & set({HEAVY!r})))"
+    *offered, loaded = as_a_shell(words, swarm.host, check)
+    assert all(line.startswith("plain,") for line in offered)
+    assert offered
+    assert loaded == "loaded:"
+
+
+def test_a_shell_hears_no_complaint() -> None:
+    assert as_a_shell("service inspect ", "unix:///nowhere/docker.sock") == [""]
 
 
 def test_the_version_loads_nothing_of_ours() -> None:

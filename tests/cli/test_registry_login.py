@@ -134,3 +134,27 @@ def test_a_damaged_login_is_a_sentence(service: Daemon, login: Path, text: str, 
     assert result.exit_code == 1
     assert reason in result.stderr
     assert isinstance(result.exception, SystemExit)
+
+
+def test_a_stacks_services_get_it_new_or_as_they_are(service: Daemon, login: Path, tmp_path: Path) -> None:
+    login.write_text(json.dumps({"auths": {"reg.example:5000": {"auth": PASSWORD}}}))
+    file = tmp_path / "compose.yaml"
+    file.write_text(f"services:\n  app:\n    image: {IMAGE}:1\n")
+    for kind in ("services", "networks", "secrets", "configs"):
+        service.answers["GET", f"/{kind}"] = []
+    service.answers["POST", "/networks/create"] = {"Id": "n1"}
+    words = ("stack", "deploy", "-d", "--with-registry-auth", "-c", str(file), "shop")
+    assert skep(service, *words).exit_code == 0
+    expected = {"username": "ci", "password": "pass:word", "serveraddress": "reg.example:5000"}
+    assert shown(service, CREATE) == expected
+    spec = next(body for method, path, _, body in service.asked if (method, path) == CREATE)
+    there = {"ID": "s1", "Version": {"Index": 7}, "Spec": spec}
+    service.answers["GET", "/services"], service.answers["GET", "/services/s1"] = [there], there
+    labels = {"com.docker.stack.namespace": "shop"}
+    network = {"Id": "n1", "Name": "shop_default", "Scope": "swarm", "Driver": "overlay", "Labels": labels}
+    service.answers["GET", "/networks"] = [network]
+    assert skep(service, *words).exit_code == 0
+    assert shown(service, UPDATE) == expected
+    service.logins.clear()
+    assert skep(service, *(word for word in words if word != "--with-registry-auth")).exit_code == 0
+    assert service.logins == {}

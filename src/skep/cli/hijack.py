@@ -137,20 +137,26 @@ def carry(connection: socket.socket, ahead: bytes, output: Output, stdin: int | 
             stdin, unsent = None, b""  # It takes no more; what it still says is read.
 
 
+def require_terminal() -> None:
+    """See that there is a terminal to give away.
+
+    Raises:
+        click.UsageError: There is none.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError("the input device is not a TTY; leave out -t")
+
+
 @contextmanager
 def raw_terminal(resize: Resize) -> Iterator[None]:
     """Give the terminal to the other end: every key goes there, and so does every change of the window's size.
 
     Args:
         resize: Tells rows and columns.
-    Raises:
-        click.UsageError: There is no terminal.
     """
     import termios  # Imported late, like `tty`: only this needs them.
     import tty
 
-    if not sys.stdin.isatty():
-        raise click.UsageError("the input device is not a TTY; leave out -t")
     before = termios.tcgetattr(sys.stdin.fileno())
 
     def tell(*_: object) -> None:

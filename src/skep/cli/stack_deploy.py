@@ -45,6 +45,7 @@ class Wish:
     detach: bool
     quiet: bool
     timeout: int
+    with_registry_auth: bool = False
 
 
 def compose_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -74,7 +75,7 @@ def deploy(engine: Engine, wish: Wish) -> Outcome:
         if not wish.quiet:
             click.echo(render.plain(line))
 
-    deployment = Deployment(engine, name, project, say, wish.prune)
+    deployment = Deployment(engine, name, project, say, wish.prune, wish.with_registry_auth)
     planned = deployment.plan()
     if planned.problems:
         raise click.ClickException(render.plain_lines("\n".join(planned.problems)))
@@ -136,6 +137,7 @@ def _carry_out(deployment: Deployment, planned: StackPlan, follow: Follow, *, is
         for key in wave:
             step = steps[key]
             if step.verb == "keep":
+                deployment.renew_login(step)
                 continue
             if not is_detached and (ended := _await(follow, deployment.project.services[key], step)):
                 return ended

@@ -35,13 +35,18 @@ def read_current(engine: Engine, stack: str) -> Current:
 
 @dataclass(slots=True)
 class Deployment:
-    """One `stack deploy` at work. Attributes: say: prints a line for the user."""
+    """One `stack deploy` at work.
+
+    Attributes:
+        say: Prints a line for the user. has_login: services get what docker login left for their registries.
+    """
 
     engine: Engine
     stack: str
     project: Project
     say: Callable[[str], None]
     is_pruning: bool = False
+    has_login: bool = False
 
     def plan(self) -> StackPlan:
         current = read_current(self.engine, self.stack)
@@ -89,19 +94,36 @@ class Deployment:
         if step.verb == "remove":
             _delete(self.engine, f"/services/{quote(step.current['ID'])}")
             return
-        answer = self.engine.post("/services/create", step.body) if step.verb == "create" else self._update(step)
+        if step.verb == "create":
+            answer = self.engine.post_with_login("/services/create", step.body, self._login(step))
+        else:
+            answer = self._update(step)
         for warning in (answer or {}).get("Warnings") or []:
             click.echo(warning, err=True)
+
+    def renew_login(self, step: Step) -> None:
+        """Give a service that stays as it is newer credentials for its registry, if any are to be given."""
+        if self.has_login and self._login(step):
+            self._update(step)
+
+    def _login(self, step: Step) -> str:
+        if not self.has_login:
+            return ""
+        from skep.cli import registry_login  # Imported late: it brings the model of images along.
+
+        return registry_login.auth_header(step.body["TaskTemplate"]["ContainerSpec"]["Image"])
 
     def _update(self, step: Step) -> Json | None:
         """Update a service, read anew because the swarm's own bookkeeping gives it a new version at any time."""
         path = f"/services/{quote(step.current['ID'])}"
+        login = self._login(step)
         attempt = 0
         while True:
             found = self.engine.get(path)
             body = plans.carried_over(step.body, found["Spec"])
             try:
-                answer: Json | None = self.engine.post(f"{path}/update", body, version=found["Version"]["Index"])
+                version = found["Version"]["Index"]
+                answer: Json | None = self.engine.post_with_login(f"{path}/update", body, login, version=version)
             except EngineRefused as error:
                 attempt += 1
                 if "out of sequence" not in error.message or attempt == ATTEMPTS:

@@ -6,6 +6,7 @@ what a path that ends in a slash or in `/.` means.
 
 import posixpath
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -66,22 +67,27 @@ def _archive(name: str) -> str:
 def _copy_out(engine: Engine, archive: str, path: str, target: str) -> None:
     import tarfile  # Imported late: completion needs none of it.
 
-    place = Path(target)
+    place = Path(target).absolute()  # So that it has a name, whatever it is called here.
     with engine.stream("GET", archive, path=path) as stream:
         if target == STREAM:
             while data := stream.read_some():
                 sys.stdout.buffer.write(data)
             return
         is_contents = path.endswith("/.")
-        may_be_made = place.absolute().parent.is_dir() and (is_contents or not target.endswith("/"))
+        may_be_made = place.parent.is_dir() and (is_contents or not target.endswith("/"))
         if not (place.is_dir() or may_be_made):
             raise click.ClickException(f"there is no directory {target}; make it first")
         readable: Any = _Reader(stream)
-        with tarfile.open(fileobj=readable, mode="r|") as tar:
-            if place.is_dir() and not is_contents:
-                tar.extractall(place, filter="tar")
-            else:
-                place_members(tar, place)
+        try:
+            with tarfile.open(fileobj=readable, mode="r|") as tar:
+                if is_contents:
+                    place.mkdir(exist_ok=True)
+                if place.is_dir():
+                    tar.extractall(place, filter="tar")
+                else:
+                    place_members(tar, place)
+        except (OSError, tarfile.TarError) as error:
+            raise click.ClickException(f"{target} cannot be written: {error}; what was copied before stays") from error
 
 
 def place_members(tar: "tarfile.TarFile", place: Path) -> None:
@@ -92,7 +98,7 @@ def place_members(tar: "tarfile.TarFile", place: Path) -> None:
         if member.islnk():
             _, _, linked = member.linkname.strip("/").partition("/")
             member.linkname = posixpath.join(place.name, linked)
-        tar.extract(member, place.absolute().parent, filter="tar")
+        tar.extract(member, place.parent, filter="tar")
 
 
 class _Reader:
@@ -123,8 +129,9 @@ def _copy_in(engine: Engine, archive: str, source: str, target: str, *, is_follo
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(place.resolve() if is_followed else place, arcname=name)
+        length = file.tell()
         file.seek(0)
-        _send(engine, archive, directory or "/", file)
+        _send(engine, archive, directory or "/", file, {"Content-Length": str(length)})
 
 
 def _is_directory(engine: Engine, archive: str, path: str) -> bool:
@@ -142,6 +149,8 @@ def _is_directory(engine: Engine, archive: str, path: str) -> bool:
     return bool(int(stat.get("mode", 0)) & DIRECTORY)
 
 
-def _send(engine: Engine, archive: str, directory: str, file: IO[bytes]) -> None:
+def _send(
+    engine: Engine, archive: str, directory: str, file: IO[bytes], headers: Mapping[str, str] | None = None
+) -> None:
     path = f"{archive}?path={quote(directory)}&noOverwriteDirNonDir=true"
-    engine.http.call("PUT", path, file, {"Content-Type": "application/x-tar"})
+    engine.http.call("PUT", path, file, {"Content-Type": "application/x-tar", **(headers or {})})

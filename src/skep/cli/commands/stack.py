@@ -47,6 +47,7 @@ def _file_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--prune", is_flag=True, help="Remove the stack's services that are no longer in the files.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, field by field, and do nothing.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until it has converged, nor for what services need.")
+@click.option("--with-registry-auth", is_flag=True, help="Give the nodes what docker login left for the registries.")
 @click.option("--timeout", type=DURATION, default="5m", show_default=True, help="How long to wait.")
 @quiet_option
 @click.pass_context

@@ -36,6 +36,8 @@ def execute(ctx: click.Context, /, reference: str, command: tuple[str, ...], **o
       skep exec web.1 cat /etc/hosts
       skep exec -i web.1 tar x -C /data < backup.tar
     """
+    if options["tty"] and options["interactive"]:
+        hijack.require_terminal()
     engine = Engine(ctx.obj)
     body = {
         "Cmd": list(command),
@@ -74,6 +76,8 @@ def attach(ctx: click.Context, reference: str, no_stdin: bool) -> None:
     path = f"/containers/{quote(reference, safe='')}"
     found: Json = engine.get(f"{path}/json")
     has_input = bool(found["Config"].get("OpenStdin")) and not no_stdin
+    if has_input and found["Config"]["Tty"]:
+        hijack.require_terminal()
     query = f"stream=1&stdout=1&stderr=1&stdin={int(has_input)}"
     _carry(engine, f"{path}/attach?{query}", None, path, has_terminal=found["Config"]["Tty"], has_input=has_input)
     ctx.exit(engine.get(f"{path}/json")["State"].get("ExitCode") or 0)
