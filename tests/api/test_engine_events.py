@@ -65,6 +65,10 @@ def test_dockers_own_events_pass_as_they_are() -> None:
     assert (seen.action, seen.actor_id, seen.attributes) == ("mount", "data", {"container": "c", "driver": "local"})
 
 
+def test_what_only_holds_a_sandbox_is_not_told() -> None:
+    assert engine_events.read(line("container", "start", "p", **{"skep.pause": "c"})) is None
+
+
 @pytest.mark.parametrize("text", [b"", b"nonsense", b"[]", b'{"Type":1}'])
 def test_what_is_no_event_is_left_out(text: bytes) -> None:
     assert engine_events.read(text) is None

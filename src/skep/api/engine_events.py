@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from skep.api.events import Happening
+from skep.edge.docker.spec import PAUSE_LABEL
 from skep.lib.durations import SECOND
 from skep.model.base import Labels, Wire
 
@@ -60,6 +61,8 @@ def read(line: bytes) -> Happening | None:
         return None
     moment = event.time_nano or event.time * SECOND
     is_podmans = _EXIT_CODE in event.actor.attributes
+    if PAUSE_LABEL in event.actor.attributes:
+        return None  # It holds a task's sandbox, and is shown nowhere else either.
     if not is_podmans:
         return Happening(event.type, event.action, event.actor.id, event.actor.attributes, moment, "local")
     if event.action in _PODMANS_OWN.get(event.type, ()):

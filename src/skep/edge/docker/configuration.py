@@ -37,13 +37,12 @@ def daemon_json(machine: Machine, settings: EngineSettings) -> str:
         "group": "root",
         "log-level": "warn",
         "live-restore": True,  # Containers outlive dockerd.
-        # Sandboxes come from the data plane. dockerd would set the FORWARD policy to drop and flush what is ours.
+        # The node's network is the data plane's; dockerd would set the policy of FORWARD to drop, among others.
         "bridge": "none",
         "iptables": False,
         "ip6tables": False,
         "ip-forward": False,
         "ip-masq": False,
-        "userland-proxy": False,
         "exec-opts": [f"native.cgroupdriver={cgroup_manager(machine, settings)}"],
     }
     if settings.insecure_registries:
