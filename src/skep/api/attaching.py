@@ -64,8 +64,16 @@ def endpoint(network_id: str, network: str, settings: Mapping[str, Any], number:
 
 
 def new_container(sandbox_id: str, name: str, body: Mapping[str, Any]) -> AttachedContainer:
-    """What is kept of a container that podman is to make, still without its networks."""
+    """What is kept of a container that podman is to make, still without its networks.
+
+    Raises:
+        InvalidSpec: It is to have what it cannot have there.
+    """
     host = body.get("HostConfig") or {}
+    if host.get("PortBindings") or host.get("PublishAllPorts"):
+        raise InvalidSpec(
+            "a plain container on an overlay network publishes no ports: leave -p away, or run it as a service with -p"
+        )
     hosts = [str(entry).partition(":") for entry in host.get("ExtraHosts") or ()]
     return AttachedContainer(
         sandbox_id=sandbox_id,
@@ -87,8 +95,7 @@ def for_engine(body: Mapping[str, Any], namespace: Path, files: Path) -> Documen
     taken |= {str(each.get("Target")) for each in host.get("Mounts") or ()}
     host["NetworkMode"] = f"ns:{namespace}"
     host["Binds"] = [*binds, *(f"{files / name}:{target}" for target, name in BOUND.items() if target not in taken)]
-    host["PortBindings"] = {}
-    for key in ("Dns", "DnsSearch", "DnsOptions", "ExtraHosts", "PublishAllPorts"):
+    for key in ("Dns", "DnsSearch", "DnsOptions", "ExtraHosts"):
         host.pop(key, None)  # They are in those files, and in the namespace.
     return {**body, "HostConfig": host, "NetworkingConfig": {}}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from skep.api.wire import Document
+from skep.core import allocate
 from skep.core.mesh import naming
 from skep.lib.durations import SECOND
 from skep.lib.timestamps import format_rfc3339
@@ -289,8 +290,7 @@ def network_containers(value: Network, node_id: str, view: View) -> Document:
         plain = member.spec.network_attachment_spec
         container = member.status.container
         if plain is not None:
-            aliases = [alias for each in member.attachments for alias in each.aliases]
-            found[plain.container_id] = _endpoint(member, value.id, next(iter(aliases), ""))
+            found[plain.container_id] = _endpoint(member, value.id, _first_name(member))
         elif container is not None and container.container_id:
             found[container.container_id] = _endpoint(member, value.id, member.name)
     return found
@@ -305,6 +305,36 @@ def _endpoint(member: Task, network_id: str, name: str) -> Document:
         "IPv4Address": address,
         "IPv6Address": "",
     }
+
+
+def network_status(value: Network, view: View) -> Document:
+    """How many of its addresses are in use. Source: Docker API 1.52, NetworkStatus; sent to older clients, too."""
+    return {
+        "IPAM": {
+            "Subnets": {
+                subnet: {"IPsInUse": usage.in_use, "DynamicIPsAvailable": usage.available}
+                for subnet, usage in allocate.usage_of(view, value).items()
+            }
+        }
+    }
+
+
+def network_attachments(value: Network, view: View) -> list[Document]:
+    """The plain containers on the network, of all nodes, for `inspect --verbose`."""
+    found: list[Document] = []
+    for member in _members(value, view):
+        plain = member.spec.network_attachment_spec
+        if plain is not None:
+            node = view.nodes.get(member.node_id)
+            found.append(
+                _endpoint(member, value.id, _first_name(member))
+                | {"ContainerID": plain.container_id, "Node": node.description.hostname if node else member.node_id}
+            )
+    return sorted(found, key=lambda document: str(document["Name"]))
+
+
+def _first_name(member: Task) -> str:
+    return next((alias for each in member.attachments for alias in each.aliases), "")
 
 
 def network_services(value: Network, view: View) -> Document:

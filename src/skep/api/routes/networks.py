@@ -80,7 +80,9 @@ async def inspect(call: Call) -> web.StreamResponse:
         view = control.view
         document = documents.network(network)
         document["Containers"] = documents.network_containers(network, call.node.local_state.node_id, view)
+        document["Status"] = documents.network_status(network, view)
         if call.flag("verbose"):
+            document["Attachments"] = documents.network_attachments(network, view)
             document["Services"] = documents.network_services(network, view)
         return call.reply(document)
     if scope in ("", "local"):

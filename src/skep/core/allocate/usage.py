@@ -3,6 +3,7 @@
 Pure. Counted from the stored objects alone, so that any manager can answer; cost is that of the network's members.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skep.core.allocate import ipam
@@ -19,47 +20,58 @@ from skep.store.state import View
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Attributes: size: how many addresses a network gives out in all; used: how many of those are somebody's."""
+    """Of one subnet.
 
+    Attributes:
+        in_use: Addresses that are somebody's or nobody's to have: gateway, auxiliary ones, first and last.
+        available: What can still be given out.
+        size: How many can be given out in all.
+    """
+
+    in_use: int
+    available: int
     size: int
-    used: int
-
-    @property
-    def free(self) -> int:
-        return max(self.size - self.used, 0)
 
 
-def usage_of(view: View, network: Network, *, is_to_come: bool = False) -> Usage:
-    """Count a network's addresses; nothing of one that has no subnet yet.
+def usage_of(view: View, network: Network, *, is_to_come: bool = False) -> dict[str, Usage]:
+    """Count a network's addresses, by subnet; none while it has no subnet.
 
     Args:
         is_to_come: Count as free what is about to be let go.
     """
-    subnets = []
+    held = {
+        number
+        for member in _members(view, network)
+        if not (is_to_come and _is_going(member))
+        for space, number in claims_of(member)
+        if space == address_space(network.id)
+    }
+    found: dict[str, Usage] = {}
     for config in network.subnets:
         try:
-            subnets.append(ipam.read_subnet(config))
+            subnet = ipam.read_subnet(config)
         except SkepError:
             continue  # Not written by this allocator.
-    inside = [(subnet.low, subnet.high) for subnet in subnets]
-    reserved = {number for subnet in subnets for number in subnet.reserved}
-    size = sum(last - first + 1 for first, last in inside)
-    used = {number for number in reserved if any(first <= number <= last for first, last in inside)}
-    members = (
-        *view.tasks.where("network", network.id),
-        *view.services.where("network", network.id),
-        *(view.nodes.values() if network.spec.ingress else ()),
-        *(view.services.values() if network.spec.ingress else ()),
-    )
-    for member in members:
-        if is_to_come and _is_going(member):
-            continue
-        used |= {
-            number
-            for space, number in claims_of(member)
-            if space == address_space(network.id) and any(first <= number <= last for first, last in inside)
-        }
-    return Usage(size, len(used))
+        found[config.subnet] = _usage(subnet, held | set(subnet.reserved))
+    return found
+
+
+def _usage(subnet: ipam.Subnet, taken: set[int]) -> Usage:
+    inside = sum(1 for number in taken if subnet.first <= number <= subnet.last)
+    dynamic = sum(1 for number in taken if subnet.low <= number <= subnet.high)
+    reserved = sum(1 for number in set(subnet.reserved) if subnet.low <= number <= subnet.high)
+    size = subnet.high - subnet.low + 1
+    return Usage(in_use=inside + 2, available=size - dynamic, size=size - reserved)
+
+
+def _members(view: View, network: Network) -> Iterator[Object]:
+    """Everything that may hold one of a network's addresses."""
+    yield from view.tasks.where("network", network.id)
+    if network.spec.ingress:
+        yield from view.services.values()
+        yield from view.nodes.values()
+    else:
+        yield from view.services.where("network", network.id)
 
 
 def check_room(view: View, spec: ServiceSpec) -> None:
@@ -74,10 +86,11 @@ def check_room(view: View, spec: ServiceSpec) -> None:
         network = view.networks.get(wanted.target)
         if network is None or not network.vni:
             continue  # Its addresses are not known yet.
-        needed, usage = _needed(spec), usage_of(view, network, is_to_come=True)
-        if needed > usage.free:
+        needed, usages = _needed(spec), usage_of(view, network, is_to_come=True).values()
+        free, size = sum(usage.available for usage in usages), sum(usage.size for usage in usages)
+        if needed > free:
             raise Conflict(
-                f'could not find an available IP: network "{network.spec.name}" has {usage.free} of {usage.size} '
+                f'could not find an available IP: network "{network.spec.name}" has {free} of {size} '
                 f"addresses left and this service needs {needed} (one for each task"
                 f"{'' if _is_dnsrr(spec) else ' and its virtual IP'}); use a network with a larger subnet"
             )
