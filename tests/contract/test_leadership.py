@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import pytest
 from tests.etcd_members import BRISK, CALM, Members, running
 
-from skep.edge.etcd.election import LEASE_TASK, EtcdCandidate
+from skep.edge.etcd.election import EtcdCandidate, EtcdTerm
 from skep.edge.etcd.gateway import Patience
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.sole_leadership import SoleCandidate
@@ -213,13 +214,27 @@ async def test_a_leader_that_can_reach_nobody_stops_before_another_begins(
     assert took_s < 30  # The lease of 2 s, on however slow a machine.
 
 
+async def test_a_long_round_of_decisions_costs_no_leadership(contest: Election) -> None:
+    candidate, other = await contest.candidate("m0"), await contest.candidate("m1")
+    async with asyncio.timeout(LIMIT_S):
+        term = await candidate.win()
+        standing = asyncio.ensure_future(other.win())
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            sum(range(10_000))  # The event loop of both does not turn for longer than a lease.
+        await asyncio.sleep(0.5)
+        assert not standing.done()
+        await term.resign()
+        await standing
+
+
 async def test_a_killed_leader_is_succeeded_once_its_lease_is_over(contest: Election) -> None:
     first, second = await contest.candidate("m0"), await contest.candidate("m1")
     async with asyncio.timeout(LIMIT_S):
         old = await first.win()
         standing = asyncio.ensure_future(second.win())
         # As a killed daemon leaves it: nobody renews, nobody gives back.
-        [keeping] = [task for task in asyncio.all_tasks() if task.get_name() == LEASE_TASK]
-        keeping.cancel()
+        assert isinstance(old, EtcdTerm)
+        old.keeper.abandon()
         new = await standing
     assert new.lease != old.lease

@@ -1,13 +1,10 @@
 """Which manager leads, by a key in etcd that lives as long as its holder's lease.
 
 Edge: asyncio, the gateway. Who creates the key leads; its lease's number is in the comparison of every transaction of
-the leader, so one that is late, or from a leader that does not know yet, is refused. The holder counts its lease from
-when it last *asked* for more, by a clock that also runs while a machine sleeps: it stops deciding before etcd gives the
-lease up.
+the leader, so one that is late, or from a leader that does not know yet, is refused.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -15,43 +12,37 @@ import msgspec
 import structlog
 
 from skep.edge.etcd import wire
-from skep.edge.etcd.gateway import Away, Gateway, GatewayError, Refusal, Target
+from skep.edge.etcd.gateway import Away, Gateway, GatewayError, Target
 from skep.edge.etcd.keys import Keys
 from skep.edge.etcd.lanes import TXN
+from skep.edge.etcd.lease import Lease, LeaseThread, seconds
 from skep.edge.etcd.watch import RANGE, WATCH
 from skep.ports.leadership import Leader
 from skep.ports.store import StoreUnavailable
 
 T = TypeVar("T")
 
-LEASE_S: Final = 2
-"""As short as etcd allows by its usual timing: so long nobody leads after a leader was killed."""
+LEASE_S: Final = 1
+"""So long nobody leads after a leader was killed. etcd makes it longer where its own election timeout asks for that."""
 GRANT: Final = "/v3/lease/grant"
-KEEP: Final = "/v3/lease/keepalive"
 REVOKE: Final = "/v3/lease/revoke"
-LEASE_TASK: Final = "leader's lease"
 LOOK_AGAIN_S: Final = 1.0
 """A watch tells at once when the leader is gone; this is for a watch that hangs."""
 
 log = structlog.get_logger(__name__)
 
 
-def _seconds() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class EtcdTerm:
     """Implements `ports.leadership.Term`."""
 
-    def __init__(self, gateway: Gateway, lease_id: int, revision: int, ends_at: float, length_s: float) -> None:
-        self.lease = str(lease_id)
+    def __init__(self, gateway: Gateway, target: Target, lease: Lease, revision: int) -> None:
+        self.lease = str(lease.id)
         self.revision = revision
         self._gateway = gateway
-        self._lease_id = lease_id
-        self._ends_at = ends_at
-        self._length_s = length_s
+        self._lease_id = lease.id
         self._over = asyncio.Event()
-        self._keeping = asyncio.create_task(self._keep(), name=LEASE_TASK)
+        self.keeper = LeaseThread(target, lease, self._over.set)
+        self.keeper.start()
 
     async def wait_lost(self) -> None:
         await self._over.wait()
@@ -59,37 +50,10 @@ class EtcdTerm:
     async def resign(self) -> None:
         was_over = self._over.is_set()
         self._over.set()
-        self._keeping.cancel()
-        await asyncio.gather(self._keeping, return_exceptions=True)
+        self.keeper.abandon()
         if not was_over:
             await _revoke(self._gateway, self._lease_id)
-
-    async def _keep(self) -> None:
-        """Renew the lease three times in its life; end the term when that fails for all of it."""
-        try:
-            while (left_s := self._ends_at - _seconds()) > 0:
-                asked_at = _seconds()
-                if not await self._renew(min(left_s, self._length_s / 3)):
-                    log.warning("this manager leads no more: its lease is gone")
-                    return
-                await asyncio.sleep(max(0.05, asked_at + self._length_s / 3 - _seconds()))
-            log.warning("this manager leads no more: it could not renew its lease in time")
-        finally:
-            self._over.set()
-
-    async def _renew(self, limit_s: float) -> bool:
-        """Ask for a full length again; False once the lease is gone for good."""
-        asked_at = _seconds()
-        try:
-            answer = await self._gateway.ask(KEEP, wire.LeaseId(self._lease_id), wire.KeptAlive, limit_s=limit_s)
-        except Away:
-            return True  # Perhaps the next time; `_ends_at` stays.
-        except Refusal:
-            return False
-        if not answer.result.TTL:
-            return False
-        self._ends_at = asked_at + min(self._length_s, answer.result.TTL)
-        return True
+        await asyncio.to_thread(self.keeper.join)
 
 
 class EtcdCandidate:
@@ -104,6 +68,7 @@ class EtcdCandidate:
             lease_s: How long a leader may be silent; etcd raises it to one and a half of its election timeouts.
             fraction: Dice, 0 to 1: so that candidates do not all ask at once.
         """
+        self._target = target
         self._gateway = Gateway(target)
         self._keys = Keys.of(cluster_id)
         self._node_id = node_id
@@ -141,7 +106,7 @@ class EtcdCandidate:
         if holder is not None:
             await self._wait_gone(holder)
             return None
-        asked_at = _seconds()
+        asked_at = seconds()
         granted = await self._ask(GRANT, wire.LeaseGrant(self._lease_s), wire.LeaseGranted)
         request = wire.Txn(
             compare=[wire.Compare(self._keys.leader, "CREATE", create_revision=0)],
@@ -158,8 +123,8 @@ class EtcdCandidate:
             await _revoke(self._gateway, granted.ID)
             return None
         log.info("this manager leads", term=holder.create_revision)
-        length_s = float(granted.TTL)
-        return EtcdTerm(self._gateway, granted.ID, holder.create_revision, asked_at + length_s, length_s)
+        lease = Lease(granted.ID, float(granted.TTL), asked_at)
+        return EtcdTerm(self._gateway, self._target, lease, holder.create_revision)
 
     async def _holder(self) -> wire.KeyValue | None:
         answer = await self._ask(RANGE, wire.Range(self._keys.leader), wire.RangeAnswer)
