@@ -34,6 +34,11 @@ class OneImage:
         platforms = [Platform(architecture="amd64", os="linux")]
         return Manifest(media_type="application/vnd.x", digest=DIGEST, size=7, platforms=platforms)
 
+    async def log_in(self, registry: str, auth: RegistryAuth) -> None:
+        self.asked.append((ImageName(registry, ""), auth))
+        if self.refusal is not None:
+            raise self.refusal
+
     async def close(self) -> None: ...
 
 
@@ -94,3 +99,21 @@ async def test_what_is_no_image_reaches_no_registry(
 ) -> None:
     assert (await api.ask("GET", f"/distribution/{name}/json", headers=headers)).status == 400
     assert registry.asked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "registry_name"),
+    [
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("", "docker.io"),
+        ("reg.example:5000", "reg.example:5000"),
+        ("http://reg.example/v2/", "reg.example"),
+    ],
+)
+async def test_a_login_is_tried_at_its_registry(api: Api, registry: OneImage, address: str, registry_name: str) -> None:
+    auth = RegistryAuth(username=USER, password=PASSWORD, serveraddress=address)
+    answer = await api.ask("POST", "/auth", {"username": USER, "password": PASSWORD, "serveraddress": address})
+    assert (answer.status, answer.json) == (200, {"Status": "Login Succeeded", "IdentityToken": ""})
+    assert registry.asked == [(ImageName(registry_name, ""), auth)]
+    registry.refusal = Unauthenticated("incorrect username or password")
+    assert (await api.ask("POST", "/auth", {"username": USER})).status == 401

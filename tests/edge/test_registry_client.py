@@ -84,6 +84,16 @@ async def test_refusals_in_dockers_words(
         await inspect(f"{registry.name}/{image}", auth)
 
 
+async def test_a_login_is_true_or_refused(registry: RegistryServer) -> None:
+    client = RegistryClient(Registries())
+    try:
+        await client.log_in(registry.name, CI)
+        with pytest.raises(Unauthenticated, match="incorrect username or password"):
+            await client.log_in(registry.name, RegistryAuth(username=USER, password="x"))
+    finally:
+        await client.close()
+
+
 # --- others ----------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Ask a registry about an image: its digest and the platforms it runs on.
+"""Ask a registry about an image, its digest and the platforms it runs on, and whether it knows a user.
 
 Edge: HTTPS. Source: the OCI Distribution Specification 1.1 (manifests, blobs) and Docker's token authentication for
 registries. Everything is limited in time and size, because what answers may be anything.
@@ -9,7 +9,7 @@ import hashlib
 import re
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,6 +36,7 @@ MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 CERTIFICATES: Final = (Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d"))
+T = TypeVar("T")
 D = TypeVar("D", bound=msgspec.Struct)
 _PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
 
@@ -99,24 +100,30 @@ class RegistryClient:
             self._session = None
 
     async def inspect(self, image: ImageName, auth: RegistryAuth) -> Manifest:
+        return await self._visit(image, auth, _manifest)
+
+    async def log_in(self, registry: str, auth: RegistryAuth) -> None:
+        await self._visit(ImageName(registry, ""), auth, _welcome)
+
+    async def _visit(self, image: ImageName, auth: RegistryAuth, work: Callable[["_Visit"], Awaitable[T]]) -> T:
         silence = await self._registries.silence(image.registry)
         if silence:
-            raise Unavailable(f"registry {image.registry} cannot be asked about {image.repository}: {silence}")
+            raise Unavailable(f"registry {image.registry} cannot be asked: {silence}")
         try:
             async with asyncio.timeout(ANSWER_LIMIT_S):
-                return await self._inspect(image, auth)
+                return await self._try(image, auth, work)
         except TimeoutError as error:
             raise Unavailable(f"registry {image.registry} gave no answer in {ANSWER_LIMIT_S:.0f} s") from error
 
-    async def _inspect(self, image: ImageName, auth: RegistryAuth) -> Manifest:
+    async def _try(self, image: ImageName, auth: RegistryAuth, work: Callable[["_Visit"], Awaitable[T]]) -> T:
+        """Do it over TLS, and where that need not be, without."""
         is_insecure = self._registries.is_insecure(image.registry)
         host = HUB_HOST if image.registry == HUB else image.registry
         trust = await asyncio.to_thread(_trust, image.registry, is_insecure=is_insecure)
         failure: Exception | None = None
         for scheme in ("https", "http") if is_insecure else ("https",):
-            visit = _Visit(self._open(), f"{scheme}://{host}", trust, image, auth)
             try:
-                return await _manifest(visit)
+                return await work(_Visit(self._open(), f"{scheme}://{host}", trust, image, auth))
             except (aiohttp.ClientError, OSError) as error:
                 failure = failure or error
         raise Unavailable(f"registry {image.registry} cannot be asked: {_plain(failure)}") from failure
@@ -127,6 +134,20 @@ class RegistryClient:
                 timeout=aiohttp.ClientTimeout(total=ANSWER_LIMIT_S), cookie_jar=aiohttp.DummyCookieJar()
             )
         return self._session
+
+
+async def _welcome(visit: _Visit) -> None:
+    """Be let in.
+
+    Raises:
+        Unauthenticated: We are not.
+    """
+    try:
+        await _get(visit, "/v2/", "*/*")
+    except (Unauthenticated, Forbidden) as error:
+        raise Unauthenticated(
+            f"login to registry {visit.image.registry} failed: unauthorized: incorrect username or password"
+        ) from error
 
 
 async def _manifest(visit: _Visit) -> Manifest:
@@ -220,8 +241,8 @@ async def _token(visit: _Visit, asked: Mapping[str, str]) -> str:
     realm, auth, image = asked.get("realm", ""), visit.auth, visit.image
     if urlsplit(realm).scheme not in ("https", urlsplit(visit.base).scheme):  # Never say a password in clear.
         raise Unavailable(f"registry {image.registry} sends us to {realm!r} for a token, which cannot be trusted")
-    scope = asked.get("scope") or f"repository:{image.repository}:pull"
-    query = {"service": asked.get("service", ""), "scope": scope}
+    scope = asked.get("scope") or (f"repository:{image.repository}:pull" if image.repository else "")
+    query = {"service": asked.get("service", ""), **({"scope": scope} if scope else {})}
     if auth.identitytoken:
         form = {**query, "grant_type": "refresh_token", "refresh_token": auth.identitytoken, "client_id": "skep"}
         reply = await _send(visit, "POST", realm, headers={}, form=form)

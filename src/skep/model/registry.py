@@ -77,6 +77,13 @@ class RegistryAuth(msgspec.Struct, frozen=True, kw_only=True):
 NOBODY: Final = RegistryAuth()
 
 
+def registry_of(address: str) -> str:
+    """The registry that a login is for: clients write it as a URL, and Docker Hub as its old one, or not at all."""
+    host = address.partition("://")[2] or address
+    host = host.partition("/")[0]
+    return HUB if not host or host in HUB_ALIASES else host
+
+
 @dataclass(frozen=True, slots=True)
 class AuthSource:
     """Where a service's registry credentials come from at an update.

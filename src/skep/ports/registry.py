@@ -38,4 +38,14 @@ class Registry(Protocol):
         """
         ...
 
+    async def log_in(self, registry: str, auth: RegistryAuth) -> None:
+        """Find out whether a registry knows who `auth` names.
+
+        Args:
+            registry: `host[:port]`, or `docker.io`.
+        Raises:
+            Unauthenticated: It does not. Unavailable: as `inspect`.
+        """
+        ...
+
     async def close(self) -> None: ...

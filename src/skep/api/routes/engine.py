@@ -72,5 +72,4 @@ ROUTES: Final = (
     Route("POST", "/commit", commit, ENGINE),
     Route("POST", "/build", relay, ENGINE, UNLIMITED),
     Route("POST", "/build/prune", prune_builds, ENGINE),
-    Route("POST", "/auth", relay, ENGINE, UNLIMITED),
 )
