@@ -20,7 +20,7 @@ from skep.edge.engine_program import EngineSettings
 from skep.edge.machine import Machine
 from skep.lab import images
 from skep.model.service import Mount, VolumeOptions
-from skep.ports.runtime import ContainerConfig, ContainerRejected, ContainerState, LogEntry, RuntimeFailure
+from skep.ports.runtime import ContainerConfig, ContainerRejected, ContainerState, LogEntry, LogOptions, RuntimeFailure
 
 COMPLETE = Machine(
     cgroups="hybrid",
@@ -35,6 +35,7 @@ COMPLETE = Machine(
     busybox_path="/usr/bin/busybox",
 )
 SETTINGS = EngineSettings(Path("/var/lib/skep/engine"), Path("/run/skep/engine"), "/skep-x/n1")
+COUNTING = ("sh", "-c", "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.1; done")
 FOREVER = ("sh", "-c", "while :; do sleep 1; done")
 
 
@@ -212,7 +213,7 @@ async def test_a_pruned_pause_image_is_made_again(place: DockerPlace, runtime: D
 async def test_a_killed_dockerd_comes_back_and_containers_never_notice(
     place: DockerPlace, runtime: DockerRuntime
 ) -> None:
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *FOREVER))
+    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *COUNTING))
     pid = (await runtime.run(container_id)).pid
     exits = runtime.exits()
     heard = asyncio.ensure_future(anext(exits))
@@ -221,9 +222,35 @@ async def test_a_killed_dockerd_comes_back_and_containers_never_notice(
     container = await runtime.inspect(container_id)  # Sent again once the service is back.
     assert (container.pid, container.state) == (pid, ContainerState.RUNNING)
     assert runtime.service.pid not in (0, before)
+    await check_no_line_is_lost(runtime, container_id)
     await runtime.stop(container_id, grace=0)
     async with asyncio.timeout(20):
         assert await heard == container_id
+
+
+@pytest.mark.anyio
+@pytest.mark.engine
+async def test_containers_outlive_an_orderly_end(place: DockerPlace, runtime: DockerRuntime) -> None:
+    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *COUNTING))
+    pid = (await runtime.run(container_id)).pid
+    await runtime.close()
+    assert runtime.service.pid == 0
+    await runtime.start()
+    assert (await runtime.inspect(container_id)).pid == pid
+    assert pauses(runtime) == ["task.pause"]
+    await check_no_line_is_lost(runtime, container_id)
+
+
+async def check_no_line_is_lost(runtime: DockerRuntime, container_id: str) -> None:
+    """Read the log of a container that counts, until it is some numbers further than it is now."""
+    lines = docker(runtime, "logs", container_id).splitlines()
+    wanted = len(lines) + 5
+    async with asyncio.timeout(20):
+        async for entry in runtime.logs(container_id, LogOptions(follow=True, tail=5)):
+            lines.append(entry.payload.decode().strip())
+            if int(lines[-1]) >= wanted:
+                break
+    assert list(dict.fromkeys(lines)) == [str(number) for number in range(1, wanted + 1)]
 
 
 @pytest.mark.anyio

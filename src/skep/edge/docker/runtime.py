@@ -17,7 +17,14 @@ from skep.edge.docker.pause import REMOVE, Pauses, pause_name
 from skep.edge.engine_runtime import Dialect, EngineRuntime
 from skep.edge.mount_sources import check_bind_sources
 from skep.model.codec import MALFORMED
-from skep.ports.runtime import ContainerConfig, ContainerRejected, ContainerState, EngineUnreachable, RuntimeFailure
+from skep.ports.runtime import (
+    Container,
+    ContainerConfig,
+    ContainerRejected,
+    ContainerState,
+    EngineUnreachable,
+    RuntimeFailure,
+)
 
 API = (1, 41)  # Docker Engine 20.10's, the oldest we speak; a newer engine is spoken to with its own oldest if need be.
 
@@ -77,9 +84,18 @@ class DockerRuntime(EngineRuntime[Inspection]):
         # Killed in between we leave a container that is found again, or a pause that is swept up.
         await asyncio.gather(self._pauses.drop(container_id), super()._remove(container_id))
 
+    async def run(self, container_id: str) -> Container:
+        container = await super().run(container_id)
+        if container.state is ContainerState.EXITED:  # Too soon to be watched.
+            self._drop_later(container.id)
+        return container
+
     async def _settle(self, container_id: str) -> None:
         await super()._settle(container_id)
-        # Nobody waits for it: what remains is swept up at the next start.
+        self._drop_later(container_id)
+
+    def _drop_later(self, container_id: str) -> None:
+        """Remove a pause while nobody waits for it; what remains is swept up at the next start."""
         task = asyncio.create_task(self._drop_pause(container_id), name=f"pause of {container_id[:12]}")
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
