@@ -26,6 +26,7 @@ RESTART_DELAY_S = 0.1
 MAX_RESTART_DELAY_S = 5.0
 SETTLED_S = 10.0
 CONTAINERD_RUN = Path("/run/containerd")
+PODMAN_RUN = Path("/run/containers")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,9 +80,12 @@ def _furnish(name: str, run_dir: Path) -> None:
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _mount("tmpfs", str(run_dir), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
-    if CONTAINERD_RUN.is_dir():
-        # A path of containerd's that no setting moves: what a node leaves there must go with it.
-        _mount("tmpfs", str(CONTAINERD_RUN), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
+    PODMAN_RUN.mkdir(exist_ok=True)
+    for path in (CONTAINERD_RUN, PODMAN_RUN):
+        # Paths of the engines' that no setting moves, such as podman's list of the addresses it gave out: what a node
+        # leaves there must go with it, and is no other node's.
+        if path.is_dir():
+            _mount("tmpfs", str(path), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
     _check(libc.sethostname(name.encode(), len(name)), "naming the node")
 
 
