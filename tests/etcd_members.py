@@ -41,9 +41,16 @@ class Members:
     """A cluster of etcd members with the flags a manager gives them; `n` 0 to 2 name them."""
 
     def __init__(
-        self, directory: Path, n_members: int, *, is_plain: bool = False, timing: Timing | None = None
+        self,
+        directory: Path,
+        n_members: int,
+        *,
+        is_plain: bool = False,
+        timing: Timing | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
-        """Args: is_plain: without TLS, and with an operator's flags, as an external cluster may be."""
+        """Args: is_plain: without TLS, as an external cluster may be; flags: further ones, which outrank the usual."""
+        self._flags = flags
         self._directory = directory
         self._is_plain = is_plain
         self._timing = timing or Timing(heartbeat_ms=50, election_ms=500)
@@ -124,7 +131,7 @@ class Members:
             )
 
     def _command(self, settings: MemberSettings) -> Sequence[str]:
-        words = command(settings)
+        words = [*command(settings), *self._flags]
         if not self._is_plain:
             return words
         return [word for word in words if not any(part in word for part in ("cert", "-key-file", "trusted"))]
@@ -154,10 +161,15 @@ class Members:
 
 @contextmanager
 def running(
-    directory: Path, n_members: int, *, is_plain: bool = False, timing: Timing | None = None
+    directory: Path,
+    n_members: int,
+    *,
+    is_plain: bool = False,
+    timing: Timing | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[Members]:
-    """A cluster that is up; gone at the end."""
-    members = Members(directory, n_members, is_plain=is_plain, timing=timing)
+    """A cluster that is up; gone at the end. Arguments: of `Members`."""
+    members = Members(directory, n_members, is_plain=is_plain, timing=timing, flags=flags)
     try:
         members.start()
         yield members

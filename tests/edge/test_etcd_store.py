@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.etcd_members import BRISK, CALM, Members, running
@@ -292,6 +293,24 @@ async def _rewrite_pairs(store: EtcdStore, versions: dict[str, int]) -> None:
         value = str(n).encode()
         revision = await store.commit([put("00-000", at[0], value), put("11-099", at[1], value)])
         at = [revision, revision]
+
+
+# --- space -----------------------------------------------------------------------
+
+
+async def test_an_etcd_without_space_refuses_in_a_sentence_and_is_read(tmp_path: Path) -> None:
+    with running(tmp_path, 1, is_plain=True, flags=["--quota-backend-bytes=3000000"]) as members:
+        async with opened(members.target()) as store:
+            with pytest.raises(StoreUnavailable, match="no space left"):
+                await _fill(store, 20)
+            written = {row.id for row in (await store.load())[1]}
+            assert "t0" in written
+            assert written == {f"t{n}" for n in range(len(written))}
+
+
+async def _fill(store: EtcdStore, n_rows: int) -> None:
+    for n in range(n_rows):
+        await store.commit([put(f"t{n}", value=b"x" * 1_000_000)])
 
 
 # --- members that die, hang and are cut off --------------------------------------

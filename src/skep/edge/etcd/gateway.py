@@ -155,11 +155,13 @@ class Gateway:
             async with self._post(endpoint, path, wire.encode(request)) as response:
                 if response.status != 200:
                     raise _failure(endpoint, await response.read())
-                rest = b""
+                parts: list[bytes] = []
                 async for chunk in response.content.iter_any():
-                    *whole, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else (rest + chunk,)
-                    for line in whole:
-                        yield line
+                    end, *more = chunk.split(b"\n")
+                    parts.append(end)
+                    for start in more:
+                        yield b"".join(parts)
+                        parts = [start]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Away(f"{endpoint} broke off: {error}", was_heard=True) from error
         raise Away(f"{endpoint} ended the stream", was_heard=True)

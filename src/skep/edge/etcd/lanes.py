@@ -52,16 +52,20 @@ class Lanes:
         Raises:
             StoreError: As `Store.commit`.
         """
-        limit_s = self._gateway.patience.commit_s + GRACE_S
-        if self._doubtful:
-            await asyncio.wait(self._doubtful, timeout=None if lease else limit_s)
-            if self._doubtful and not lease:
-                raise StoreUnavailable("etcd has yet to say whether an earlier transaction was written")
-        work = asyncio.create_task(self._carry(writes, lease))
+        loop = asyncio.get_running_loop()
+        until = None if lease else loop.time() + self._gateway.patience.commit_s + GRACE_S
+        try:
+            async with asyncio.timeout_at(until):
+                while self._doubtful:
+                    await asyncio.wait(self._doubtful)
+                lane = await self._free.get()
+        except TimeoutError as error:
+            raise StoreUnavailable("etcd has yet to say whether earlier transactions were written") from error
+        # A task of its own: a caller who goes away must not leave a transaction of unknown outcome behind.
+        work = asyncio.create_task(self._carry(lane, writes, lease))
         self._running.add(work)
         work.add_done_callback(self._ended)
-        # Shielded: a caller who goes away must not leave a transaction of unknown outcome behind.
-        done, _ = await asyncio.wait([work], timeout=None if lease else limit_s)
+        done, _ = await asyncio.wait([work], timeout=None if until is None else max(0.0, until - loop.time()))
         if not done:
             self._doubtful.add(work)
             raise OutcomeUnknown("too few members of etcd answer; the change may or may not be stored yet")
@@ -81,8 +85,7 @@ class Lanes:
         if not work.cancelled():
             work.exception()  # Seen: whoever asked may have gone.
 
-    async def _carry(self, writes: Sequence[Write], lease: int) -> int:
-        lane = await self._free.get()
+    async def _carry(self, lane: int, writes: Sequence[Write], lease: int) -> int:
         try:
             return await self._decide(lane, writes, lease)
         finally:

@@ -7,16 +7,21 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+import structlog
+
 from skep.edge.etcd import transactions, wire
 from skep.edge.etcd.gateway import Away, Gateway, GatewayError, Refusal, Target
 from skep.edge.etcd.keys import Keys
 from skep.edge.etcd.lanes import TXN, Lanes
+from skep.edge.etcd.settings import version_warning
 from skep.edge.etcd.transactions import Writer
 from skep.edge.etcd.watch import OUT_OF_RANGE, RANGE, Watch
 from skep.ports.store import LeaseLost, Row, RowBatch, StoreUnavailable, Write, check_legal
 
 PAGE: Final = 500
 CLOSED: Final = "the store is closed"
+
+log = structlog.get_logger(__name__)
 
 
 class EtcdStore:
@@ -51,6 +56,7 @@ class EtcdStore:
         except BaseException:
             await gateway.close()
             raise
+        await _warn_of_version(gateway)
         return cls(gateway, Writer(keys, writer, opened.header.revision))
 
     async def load(self) -> tuple[int, Sequence[Row]]:
@@ -111,3 +117,14 @@ class EtcdStore:
             if not page.more:
                 return revision, rows
             start = page.kvs[-1].key + b"\0"
+
+
+async def _warn_of_version(gateway: Gateway) -> None:
+    """Say so where this etcd has defects that a later one has not."""
+    try:
+        raw = await gateway.get(gateway.endpoint, "/version", limit_s=gateway.patience.attempt_s)
+        warning = version_warning(wire.decode(raw, wire.Version).etcdserver)
+    except (Away, *wire.MALFORMED):
+        return  # The store works; its version is told another time.
+    if warning:
+        log.warning("this etcd should be replaced by a later one", reason=warning)

@@ -180,6 +180,12 @@ class StatusAnswer(Struct, frozen=True):
     errors: list[str] = []
 
 
+class Version(Struct, frozen=True):
+    """The page `/version`."""
+
+    etcdserver: str = ""
+
+
 MALFORMED: Final = (msgspec.ValidationError, msgspec.DecodeError)
 
 
