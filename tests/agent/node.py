@@ -221,7 +221,7 @@ class Plane:
     async def prepare(self, config: SandboxConfig) -> Path:
         await self._failpoint.here()
         for interface in config.interfaces:
-            if f"network/{interface.network_id}" not in self.programmed[-1].networks:
+            if interface.network_id and f"network/{interface.network_id}" not in self.programmed[-1].networks:
                 raise DataPlaneFailure(f"network {interface.network_id} is not programmed")
         self.prepared[config.task_id] = config
         await self._failpoint.here()

@@ -124,6 +124,7 @@ class Agent:
     def load(self) -> None:
         """Take over the assignments an earlier daemon remembered; call it once, before anything else."""
         self._assignments.load()
+        self.attachments.load()
         if self._assignments.version:
             self._mesh.note_all()
 

@@ -63,9 +63,12 @@ class Attachments:
 
     # --- the node's life ----------------------------------------------------------------
 
+    def load(self) -> None:
+        """Read what an earlier daemon remembered; once, before anything else."""
+        self.book.load()
+
     async def run(self) -> None:
         """Take over what an earlier daemon left, then give back what nobody claims, until cancelled."""
-        self.book.load()
         self._dropping.clear()
         self._in_force.clear()
         async with asyncio.TaskGroup() as group:
