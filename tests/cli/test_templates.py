@@ -28,20 +28,60 @@ NODE = {
         pytest.param("{{len .Ports}}", "2", id="len"),
         pytest.param("{{index .Names 1}}", "www", id="index"),
         pytest.param("{{range .Ports}}{{.Target}};{{end}}", "80;443;", id="range"),
-        pytest.param("{{range .Spec.Labels}}{{.}} {{end}}", "b ssd ", id="range over a map"),
+        pytest.param("{{range .Spec.Labels}}{{.}} {{end}}", "ssd b ", id="range over a map, by its keys"),
         pytest.param("{{if .Ready}}yes{{else}}no{{end}}", "yes", id="if"),
         pytest.param("{{if .Spec.Name}}yes{{else}}no{{end}}", "no", id="else"),
         pytest.param("{{.Nothing}}", "<no value>", id="nil"),
         pytest.param("{{.Ready}}", "true", id="bool"),
         pytest.param("a\\tb", "a\tb", id="escaped tab"),
         pytest.param("{{truncate .ID 2}}", "ab", id="truncate"),
+        pytest.param(
+            "{{range $key, $label := .Spec.Labels}}{{$key}}={{$label}},{{end}}", "disk=ssd,zone=b,", id="pairs"
+        ),
+        pytest.param("{{range $i, $p := .Ports}}{{$i}}:{{$p.Target}} {{end}}", "0:80 1:443 ", id="numbers"),
+        pytest.param("{{range .Names}}{{$.ID}}/{{.}} {{end}}", "abc/web abc/www ", id="the whole from inside"),
+        pytest.param("{{with .Spec.Labels}}{{.zone}}{{end}}", "b", id="with"),
+        pytest.param("{{with .Spec.Name}}{{.}}{{else}}none in {{.ID}}{{end}}", "none in abc", id="without"),
+        pytest.param("{{$x := .ID}}{{$x}}{{$x}}", "abcabc", id="variable"),
+        pytest.param('{{if eq .ID "x" "abc"}}one of{{end}}', "one of", id="eq of several"),
+        pytest.param('{{if eq .ID "x"}}1{{else if .Ready}}2{{else}}3{{end}}!', "2!", id="else if"),
+        pytest.param("{{if and .Ready (not .Spec.Name)}}yes{{end}}", "yes", id="parentheses"),
+        pytest.param("{{if or .Spec.Name (gt (len .Ports) 1)}}yes{{end}}", "yes", id="nested parentheses"),
+        pytest.param("{{(index .Ports 1).Target}}", "443", id="field of parentheses"),
+        pytest.param('{{printf "%-5s|%.2s|%d" .ID .ID 7}}', "abc  |ab|7", id="printf"),
+        pytest.param('{{printf "%q" .ID}}', '"abc"', id="printf quoted"),
+        pytest.param('{{join (split "a-b" "-") "+"}}', "a+b", id="split"),
+        pytest.param("{{slice .ID 1}}{{slice .ID 0 1}}", "bca", id="slice"),
+        pytest.param("{{pad .ID 1 2}}|", " abc  |", id="pad"),
+        pytest.param("a {{- .ID -}} b{{/* said to nobody */}}", "aabcb", id="trimming and a comment"),
+        pytest.param("{{`{{`}}", "{{", id="raw text"),
     ],
 )
 def test_template_renders_as_go_does(template: str, expected: str) -> None:
     assert templates.render(template, NODE) == expected
 
 
-@pytest.mark.parametrize("template", ["{{range .Ports}}", "{{end}}", "{{nosuch .ID}}", "{{range .ID}}x{{end}}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{range .Ports}}",
+        "{{end}}",
+        "{{else}}",
+        "{{nosuch .ID}}",
+        "{{range .ID}}x{{end}}",
+        "{{truncate .ID}}",
+        "{{$x}}",
+        "{{(.ID}}",
+        "{{.ID)}}",
+        "{{.ID 3}}",
+        '{{printf "%d" .ID}}',
+        "{{lt .ID 3}}",
+        "{{len 3}}",
+        "{{.ID.x}}",
+        "{{index .Names 7}}",
+        '{{"}}',
+    ],
+)
 def test_broken_template_is_refused_with_a_sentence(template: str) -> None:
     with pytest.raises(templates.TemplateError, match="template"):
         templates.render(template, NODE)

@@ -3,6 +3,7 @@
 Edge: the terminal.
 """
 
+import signal
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -62,10 +63,13 @@ def execute(ctx: click.Context, /, reference: str, command: tuple[str, ...], **o
 
 @click.command()
 @click.option("--no-stdin", is_flag=True, help="Only look.")
+@click.option(
+    "--sig-proxy", type=bool, is_flag=False, flag_value=True, default=False, help="Pass Ctrl-C and SIGTERM on to it."
+)
 @click.argument("reference", metavar="TASK|CONTAINER", shell_complete=live("task"))
 @click.pass_context
 @refusals
-def attach(ctx: click.Context, reference: str, no_stdin: bool) -> None:
+def attach(ctx: click.Context, reference: str, no_stdin: bool, sig_proxy: bool) -> None:
     """Connect to the program of a task or container; leaving leaves it running.
 
     \b
@@ -78,6 +82,9 @@ def attach(ctx: click.Context, reference: str, no_stdin: bool) -> None:
     has_input = bool(found["Config"].get("OpenStdin")) and not no_stdin
     if has_input and found["Config"]["Tty"]:
         hijack.require_terminal()
+    if sig_proxy:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda caught, _: engine.post(f"{path}/kill", signal=signal.Signals(caught).name))
     query = f"stream=1&stdout=1&stderr=1&stdin={int(has_input)}"
     _carry(engine, f"{path}/attach?{query}", None, path, has_terminal=found["Config"]["Tty"], has_input=has_input)
     ctx.exit(engine.get(f"{path}/json")["State"].get("ExitCode") or 0)
