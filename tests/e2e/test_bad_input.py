@@ -430,15 +430,23 @@ def test_a_taken_control_port_leaves_no_half_swarm(loners: Lab) -> None:
     assert not (loners.layout.node("node2").data_dir / "swarm").exists()
 
 
-def test_an_exhausted_pool_is_the_networks_and_the_tasks_reason(loners: Lab) -> None:
-    for name in ("one", "two"):  # The ingress network has the first of two subnets.
-        loners.docker("network", "create", "-d", "overlay", name)
-    loners.docker(*CREATE, "--name", "s", "--network", "two", *SLEEP)
-    reason = "no /28 subnet is left in the address pools (10.20.0.0/27)"
-    wait_until(lambda: reason in loners.docker("service", "ps", "--no-trunc", "s"), "the task does not say why")
-    assert reason in loners.docker("network", "inspect", "two")
+def test_an_exhausted_pool_refuses_the_next_network(loners: Lab) -> None:
+    create = ("network", "create", "-d", "overlay")
+    loners.docker(*create, "one")  # The ingress network has the first of two subnets.
+    sentence = refused(loners, *create, "two")
+    assert sentence.startswith("could not find an available, non-overlapping IPv4 address pool among the defaults")
+    assert "no /28 is left in 10.20.0.0/27" in sentence
     loners.docker("network", "rm", "one")
+    loners.docker(*create, "two")
+    loners.docker(*CREATE, "--name", "s", "--network", "two", *SLEEP)
     wait_until(lambda: "running" in states(loners, "s"), "the freed subnet is not used")
+    clear(loners)
+
+
+def test_a_service_that_does_not_fit_its_network_is_refused(loners: Lab) -> None:
+    loners.docker("network", "create", "-d", "overlay", "--subnet", "10.21.0.0/30", "tiny")
+    sentence = refused(loners, *CREATE, "--name", "s", "--network", "tiny", *SLEEP)
+    assert sentence.startswith('could not find an available IP: network "tiny" has 1 of 1 addresses left')
     clear(loners)
 
 

@@ -134,5 +134,7 @@ def test_a_network_is_refused_when_the_pools_are_used_up() -> None:
     cluster = a_cluster(default_address_pools=["10.20.0.0/23"], subnet_size=24)
     taken = [a_network(f"n{third}", subnet=f"10.20.{third}.0/24", vni=5000 + third) for third in range(2)]
     allocate.check_network(a_state(cluster, taken[0]), NetworkSpec(name="new"))
+    with pytest.raises(Conflict, match="no /24 is left"):
+        allocate.check_network(a_state(cluster, taken[0], a_network("waiting")), NetworkSpec(name="new"))
     with pytest.raises(Conflict, match="could not find an available, non-overlapping IPv4 address pool"):
         allocate.check_network(a_state(cluster, *taken), NetworkSpec(name="new"))

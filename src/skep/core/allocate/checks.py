@@ -124,18 +124,25 @@ def check_network(view: View, spec: NetworkSpec) -> None:
 
 
 def _check_pools(view: View) -> None:
-    taken = RangeSet()
+    """Make sure that there is a subnet for one more network, after those that are still to get theirs."""
+    cluster = view.cluster
+    if cluster is None:
+        return
+    taken, n_waiting = RangeSet(), 0
     for network in view.networks.values():
         for first, last in _addresses(network):
             taken.add(first, last)
-    cluster = view.cluster
-    pools = cluster.default_address_pools if cluster else ()
-    if cluster is not None and ipam.next_subnet(pools, cluster.subnet_size, taken, _underlay(view)) is None:
-        raise Conflict(
-            "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the "
-            f"network: no /{cluster.subnet_size} is left in {', '.join(pools) or 'none'}; remove networks or give "
-            "this one a subnet"
-        )
+        n_waiting += not network.subnets and not _entries(network.spec)
+    pools, underlay = cluster.default_address_pools, list(_underlay(view))
+    for _ in range(n_waiting + 1):
+        free = ipam.next_subnet(pools, cluster.subnet_size, taken, underlay)
+        if free is None:
+            raise Conflict(
+                "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the "
+                f"network: no /{cluster.subnet_size} is left in {', '.join(pools) or 'none'}; remove networks or give "
+                "this one a subnet"
+            )
+        taken.add(free.first, free.last)
 
 
 def _underlay(view: View) -> Iterator[int]:
