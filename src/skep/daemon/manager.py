@@ -15,6 +15,7 @@ from skep.daemon.membership import Membership
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
 from skep.edge.control import ControlListener
+from skep.edge.sole_leadership import SoleCandidate
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
@@ -23,6 +24,7 @@ from skep.manager.gate import Gate
 from skep.manager.join import Admission
 from skep.manager.leader import Leader
 from skep.manager.logs import TaskLogs
+from skep.manager.reign import Reign
 from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
@@ -169,7 +171,8 @@ class ManagerParts:
         )
         host, port = split_address(self._membership.listen_addr, CONTROL_PORT)
         await self._listener.start(host, port)
-        self._supervisor.keep("decisions", leader.run)
+        reign = Reign(SoleCandidate(self._membership.node_id), replica, leader.run)
+        self._supervisor.keep("decisions", reign.run)
         self._supervisor.keep("sessions", sessions.run)
         self._supervisor.watch("state", replica.wait_ended, self._on_fatal)
 
