@@ -5,6 +5,8 @@ drawn from the seed.
 """
 
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 from skep.model.base import Nanoseconds
 from skep.sim.loop import SimLoop
@@ -26,8 +28,8 @@ class SimClock:
         elapsed = self._loop.now
         return self._origin + elapsed + elapsed * self._ppm // MILLION
 
-    async def sleep(self, length: Nanoseconds) -> None:
-        await self._loop.sleep(length - length * self._ppm // MILLION)
+    def sleep(self, length: Nanoseconds) -> Coroutine[Any, Any, None]:
+        return self._loop.sleep(length - length * self._ppm // MILLION)
 
 
 class SimDice:
@@ -43,6 +45,18 @@ class SimDice:
         return self._source.random()
 
 
+class _Source(random.Random):
+    """Draws whole numbers just as `random.Random` does, without its checks: every delay is drawn."""
+
+    def randint(self, a: int, b: int) -> int:
+        width = b - a + 1
+        n_bits = width.bit_length()
+        drawn = self.getrandbits(n_bits)
+        while drawn >= width:
+            drawn = self.getrandbits(n_bits)
+        return a + drawn
+
+
 def dice_of(seed: int, purpose: str) -> random.Random:
     """A source of its own for every part of the world: what one draws leaves the others as they are."""
-    return random.Random(f"{seed}/{purpose}")  # noqa: S311 — a replay needs exactly these dice
+    return _Source(f"{seed}/{purpose}")

@@ -199,8 +199,9 @@ class SimLoop(asyncio.BaseEventLoop):
         handle = self.call_at_ns(self.now + length, _wake, waiter)
         try:
             await waiter
-        finally:
+        except BaseException:
             handle.cancel()
+            raise
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":  # type: ignore[override]  # no *args types
         """There are no threads here: the call happens now, its answer comes with the next turn."""

@@ -8,10 +8,10 @@ Long, because what a machine does to its daemon is one story: start, kill, freez
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from skep.agent.agent import Agent, NodeMemory, Ports
 from skep.agent.description import NodeFacts
@@ -336,9 +336,9 @@ class Machine:
         """The engine did not do what it was asked."""
         self.engine.troubled_at = self._loop.now
 
-    async def pause(self, span: tuple[Nanoseconds, Nanoseconds]) -> None:
+    def pause(self, span: tuple[Nanoseconds, Nanoseconds]) -> Coroutine[Any, Any, None]:
         """Let a request take its time."""
-        await self._loop.sleep(self.dice.randint(*span))
+        return self._loop.sleep(self.dice.randint(*span))
 
     # --- the daemon ----------------------------------------------------------------
 
