@@ -21,11 +21,11 @@ SHRUNK = "its node no longer has the resources it reserves"
 
 def orphan_tasks_of_removed_nodes(roster: Roster) -> None:
     """Nobody will ever report on a removed node's tasks: they count as ended."""
-    for task in [task for key in roster.restless_keys() for task in roster.tasks(key)]:
-        is_gone = bool(task.node_id) and roster.node(task) is None
-        if is_gone and is_active(task.status.state):
+    restless = [task for key in roster.restless_keys() for task in roster.tasks(key)]
+    for task in [task for task in restless if task.node_id and roster.node(task) is None]:
+        if is_active(task.status.state):
             roster.put(task, status=orphaned(task, roster.now), ended_at=roster.now)
-        elif is_gone and not is_terminal(task.status.state):
+        elif not is_terminal(task.status.state):
             roster.delete(task)
 
 
