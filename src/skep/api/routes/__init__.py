@@ -3,8 +3,8 @@
 from skep.api.call import Route
 from skep.api.routes import (
     attached,
-    distribution,
     containers,
+    distribution,
     engine,
     events,
     explain,
@@ -20,8 +20,8 @@ from skep.api.routes import (
 )
 
 ALL: tuple[Route, ...] = (
-    *distribution.ROUTES,
     *system.ROUTES,
+    *distribution.ROUTES,
     *events.ROUTES,
     *swarm.ROUTES,
     *nodes.ROUTES,
@@ -30,9 +30,9 @@ ALL: tuple[Route, ...] = (
     *networks.ROUTES,
     *files.ROUTES,
     *explain.ROUTES,
+    *attached.ROUTES,
     *local.ROUTES,
     *volumes.ROUTES,
-    *attached.ROUTES,
     *containers.ROUTES,
     *engine.ROUTES,
 )
