@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from skep.cli.render import plain
+from skep.cli.render import inspect, plain
 from skep.lib.durations import format_duration
 
 Json = Mapping[str, Any]
@@ -21,12 +21,14 @@ def pretty_option(command: F) -> F:
     return click.option("--pretty", "is_pretty", is_flag=True, help="Laid out to be read.")(command)
 
 
-def show(found: Sequence[Json], lines: Callable[[Json], Iterator[str]], template: str) -> str:
-    """Lay objects out, an empty line between them.
+def show(found: Sequence[Json], lines: Callable[[Json], Iterator[str]], template: str, *, is_pretty: bool) -> str:
+    """Lay objects out, an empty line between them; or show them as `render.inspect` does.
 
     Raises:
         click.UsageError: A template was given as well.
     """
+    if not is_pretty:
+        return inspect(found, template)
     if template:
         raise click.UsageError("--format is incompatible with human friendly format; leave out --format or --pretty")
     return "\n\n".join("\n".join(_safe(line) for line in lines(each)) for each in found)

@@ -83,7 +83,7 @@ def _group(kind: str) -> click.Group:
     def inspect(host: str | None, names: tuple[str, ...], template: str, is_pretty: bool) -> None:
         engine = Engine(host)
         found = [engine.get(f"{path}/{quote(name)}") for name in names]
-        click.echo(pretty.show(found, _lines, template) if is_pretty else render.inspect(found, template))
+        click.echo(pretty.show(found, _lines, template, is_pretty=is_pretty))
 
     @click.argument("names", nargs=-1, required=True, shell_complete=live(kind))
     @click.pass_obj

@@ -103,7 +103,7 @@ def inspect(host: str | None, nodes: tuple[str, ...], template: str, is_pretty: 
     """
     engine = Engine(host)
     found = [resolve(engine, reference) for reference in nodes]
-    click.echo(pretty.show(found, pretty.node_lines, template) if is_pretty else render.inspect(found, template))
+    click.echo(pretty.show(found, pretty.node_lines, template, is_pretty=is_pretty))
 
 
 @node.command()

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from skep.cli import objects, parse, pretty, progress, render, service_lists, service_spec, task_logs
+from skep.cli import objects, parse, pretty, progress, service_lists, service_spec, task_logs
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import explain, tasks
 from skep.cli.complete import live
@@ -55,10 +55,18 @@ def _notations() -> Iterator[None]:
 
 
 def _lookup(engine: Engine) -> service_lists.Lookup:
-    """Ids by kind and name: specs name networks, secrets and configs by id."""
+    """Ids by kind and name: specs name networks, secrets and configs by id.
+
+    A network that the swarm does not have keeps its name: it may be one that every node has, such as `host`.
+    """
 
     def find(kind: str, name: str) -> str:
-        found: Json = engine.get(f"/{kind}s/{quote(name)}")
+        try:
+            found: Json = engine.get(f"/{kind}s/{quote(name)}", scope="swarm" if kind == "network" else None)
+        except EngineRefused as error:
+            if kind != "network" or error.status != objects.NOT_FOUND:
+                raise
+            return name
         return str(found.get("ID") or found["Id"])
 
     return find
@@ -234,11 +242,10 @@ def inspect(host: str | None, services: tuple[str, ...], template: str, is_prett
     """
     engine = Engine(host)
     found = [engine.get(f"/services/{quote(reference)}", insertDefaults=True) for reference in services]
-    if not is_pretty:
-        click.echo(render.inspect(found, template))
-        return
-    networks = {each["Id"]: each["Name"] for each in engine.list("/networks")}
-    click.echo(pretty.show([pretty.name_networks(each, networks) for each in found], pretty.service_lines, template))
+    if is_pretty:
+        networks = {each["Id"]: each["Name"] for each in engine.list("/networks")}
+        found = [pretty.name_networks(each, networks) for each in found]
+    click.echo(pretty.show(found, pretty.service_lines, template, is_pretty=is_pretty))
 
 
 @service.command()
