@@ -19,10 +19,10 @@ from skep.model.base import Nanoseconds
 from skep.model.errors import InvalidSpec
 from skep.model.secret import VERSION_OF, Config, Secret
 from skep.model.service import ConfigReference, SecretReference, Service, ServiceSpec
+from skep.ports.store import MAX_OPERATIONS
 from skep.store.changes import Change, Delete, Put
 from skep.store.state import TableView, View
 
-LARGEST_TRANSACTION: Final = 128
 MAX_SERVICES: Final = 100
 """As many services as fit into one transaction beside the versions."""
 
@@ -89,7 +89,7 @@ def _rotated(view: View, table: TableView[F], old: F, new: F, now: Nanoseconds) 
         Put(new),
     ]
     changes += [Put(counted(updated(each, _moved(each.spec, old.id, new.id), spec_version), now)) for each in users]
-    room = LARGEST_TRANSACTION - len(changes)
+    room = MAX_OPERATIONS - len(changes)
     changes += [Delete(kind, each.id, each.version) for each in versions if each.id not in kept][:room]
     return changes
 
