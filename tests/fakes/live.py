@@ -75,7 +75,9 @@ class Agent:
 class Lines:
     """Logs: each task says one line on either channel."""
 
-    async def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+    async def logs(
+        self, tasks: Sequence[Task], options: LogOptions, coming: AsyncIterator[Task] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
         for task in tasks:
             for channel, text in ((1, f"hello from slot {task.slot}\n"), (2, "complaint\n")):
                 if (options.stdout, options.stderr)[channel - 1]:

@@ -93,7 +93,9 @@ class MirrorSealer:
 class OneLine:
     """Gives every task one line."""
 
-    async def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+    async def logs(
+        self, tasks: Sequence[Task], options: LogOptions, coming: AsyncIterator[Task] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
         for task in tasks:
             yield TaskLogEntry(task, LogEntry(1, 1, b"hello\n"))
 

@@ -51,7 +51,9 @@ class PlainSealer:
 
 
 class NoLogs:
-    async def logs(self, tasks: Sequence[Task], options: LogOptions) -> AsyncIterator[TaskLogEntry]:
+    async def logs(
+        self, tasks: Sequence[Task], options: LogOptions, coming: AsyncIterator[Task] | None = None
+    ) -> AsyncIterator[TaskLogEntry]:
         for _ in ():
             yield _
 
