@@ -224,7 +224,7 @@ async def test_logs_name_the_task(docker: Cli) -> None:
 
 async def test_scaling_updating_and_rolling_back(docker: Cli) -> None:
     await docker.do("swarm", "init")
-    quick = ("--update-monitor", "200ms", "--rollback-monitor", "200ms")
+    quick = ("--update-monitor", "1s", "--rollback-monitor", "1s")  # The CLI has to look in between.
     await docker.do("service", "create", "-d", "--name", "web", *quick, "nginx:1")
     scaled = await docker.do("service", "scale", "web=4")
     assert "converged" in scaled
