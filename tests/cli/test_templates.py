@@ -1,8 +1,11 @@
 """Go templates as people use them with --format."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skep.cli import templates
+from skep.cli.template_functions import FUNCTIONS
 
 NODE = {
     "ID": "abc",
@@ -85,3 +88,32 @@ def test_template_renders_as_go_does(template: str, expected: str) -> None:
 def test_broken_template_is_refused_with_a_sentence(template: str) -> None:
     with pytest.raises(templates.TemplateError, match="template"):
         templates.render(template, NODE)
+
+
+PIECES = st.sampled_from(
+    [
+        *("{{", "}}", "{{- ", " -}}", " ", "|", "(", ")", ".", "$", "$x", ":=", '"a"', '""', '"', "`", "0", "-3", "99"),
+        *(".ID", ".Names", ".Ports", ".Nothing", ".Ready", "range", "if", "with", "else", "end", "text", "nil", "true"),
+        *sorted(FUNCTIONS),
+    ]
+)
+OPERANDS = st.sampled_from(
+    [".ID", ".Names", ".Ports", ".Nothing", ".Spec", '""', '"%d"', '"%s %q"', '"%"', "0", "-3", "99"]
+)
+
+
+def render_or_refuse(text: str) -> None:
+    try:
+        templates.render(text, NODE)
+    except templates.TemplateError:
+        return  # Refused with a sentence; anything else would reach the user as a traceback.
+
+
+@given(st.lists(PIECES, max_size=14))
+def test_any_text_is_rendered_or_refused(pieces: list[str]) -> None:
+    render_or_refuse(" ".join(pieces))
+
+
+@given(st.sampled_from(sorted(FUNCTIONS)), st.lists(OPERANDS, max_size=4))
+def test_any_call_is_rendered_or_refused(name: str, operands: list[str]) -> None:
+    render_or_refuse(f"{{{{{' '.join([name, *operands])}}}}}")

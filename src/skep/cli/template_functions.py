@@ -97,7 +97,7 @@ FUNCTIONS: Mapping[str, Callable[..., Value]] = {
     "title": lambda value: printed(value).title(),
     "len": _length,
     "join": _join,
-    "split": lambda value, separator: printed(value).split(str(separator)),
+    "split": lambda value, separator: printed(value).split(str(separator)) if separator else list(printed(value)),
     "index": _index,
     "slice": _slice,
     "pad": lambda value, before, after: (
@@ -129,5 +129,7 @@ def call(name: str, arguments: Sequence[Value]) -> Value:
         raise TemplateError(f'template: function "{name}" not defined; there are {", ".join(sorted(FUNCTIONS))}')
     try:
         return FUNCTIONS[name](*arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TemplateError):
+            raise
         raise TemplateError(f"template: wrong arguments for {name}") from error
