@@ -23,10 +23,11 @@ from tests.core.orchestrate.world import World, a_job, a_spec
 
 from skep.agent.assignments import AssignmentSet
 from skep.agent.network import Mesh
-from skep.core import allocate, observe
+from skep.core import allocate, observe, schedule
 from skep.core.allocate import Ledger
 from skep.core.dispatch import DRAIN_LIMIT
 from skep.core.plan import Dirty
+from skep.core.schedule import Inventory
 from skep.lib.durations import SECOND
 from skep.manager.control.services import rolled_back
 from skep.model import codec
@@ -392,3 +393,37 @@ def test_what_an_update_made_is_known_without_history(is_moved: bool, n_violatio
         ]
         checker.take(RowBatch(revision=revision, events=events))
     assert len(violations) == n_violations, violations
+
+
+def test_what_waits_says_why_as_nodes_would_now() -> None:
+    """Seed 5148: room that became free, or was taken, changed the reason of a task that fitted neither way, unsaid."""
+    node, elsewhere = factories.a_node("n1", cpus=4), "node.labels.zone==b"
+    busy, waiting, newcomer = (
+        factories.a_task(id, service=factories.a_service(id, template=template), **fields)
+        for id, template, fields in (
+            ("busy", factories.a_template(cpus=2), {"state": TaskState.RUNNING, "node_id": "n1"}),
+            (
+                "waiting",
+                factories.a_template(cpus=3, constraints=[elsewhere]),
+                {"state": TaskState.PENDING},
+            ),
+            ("newcomer", factories.a_template(cpus=2), {"state": TaskState.PENDING}),
+        )
+    )
+    state = factories.a_state(factories.a_cluster(), node, busy, waiting)
+    inventory = Inventory.of(state)
+    reasons: list[str] = []
+
+    def decide(dirty: Dirty) -> None:
+        inventory.observe(factories.commit(state, schedule.reconcile(state, dirty, inventory, state.revision)))
+        reasons.append(next(task for task in state.tasks.values() if task.id == "waiting").status.err)
+
+    decide(Dirty.everything(state))
+    gone = state.apply([Delete("task", "busy", 0)], state.revision + 1)
+    inventory.observe(gone)
+    decide(factories.dirty_of(gone))
+    come = factories.put(state, newcomer)
+    inventory.observe(come)
+    decide(factories.dirty_of(come))
+    room, place = "insufficient resources on 1 node", "scheduling constraints not satisfied on 1 node"
+    assert reasons == [f"no suitable node ({each})" for each in (room, place, room)]

@@ -74,9 +74,23 @@ class Pipeline:
 
     def explain(self, sites: Iterable[Site]) -> str:
         """Count the refusals, most frequent first: `insufficient resources on 2 nodes; …`; "" if there are none."""
-        counts = Counter(refusal.name for site in sites if (refusal := self.refusal(site)) is not None)
-        order = sorted((candidate for candidate in FILTERS if counts[candidate.name]), key=lambda f: -counts[f.name])
-        return "; ".join(candidate.explain(counts[candidate.name]) for candidate in order)
+        return sentence(self.codes(sites))
+
+    def code(self, site: Site) -> int:
+        """Which filter refuses a node first, as its place in `FILTERS` from 1 on; 0 for none."""
+        refusal = self.refusal(site)
+        return 0 if refusal is None else _PLACES[refusal.name]
+
+    def codes(self, sites: Iterable[Site]) -> bytearray:
+        """The code of each node, in their order."""
+        return bytearray(map(self.code, sites))
+
+
+def sentence(codes: Iterable[int]) -> str:
+    """What nodes with these codes say together."""
+    counts = Counter(codes)
+    order = sorted((place for place in counts if place), key=lambda place: (-counts[place], place))
+    return "; ".join(FILTERS[place - 1].explain(counts[place]) for place in order)
 
 
 # --- ready ---------------------------------------------------------------------
@@ -299,3 +313,5 @@ FILTERS: tuple[Filter, ...] = (
         is_dynamic=True,
     ),
 )
+
+_PLACES = {candidate.name: place for place, candidate in enumerate(FILTERS, 1)}

@@ -6,6 +6,7 @@ decision compares it with the view it is handed, so a plan that never happened h
 
 from collections.abc import Iterable
 
+from skep.core.schedule.filters import Pipeline
 from skep.core.schedule.site import Site, is_counted
 from skep.model.lifecycle import TaskState
 from skep.model.node import Node
@@ -33,6 +34,8 @@ class Inventory:
         waiting: Tasks without a node, by group, in order of arrival.
         preplaced: Tasks that were made for a node and must be confirmed there, by node.
         freed: Nodes on which something became free since the last decision.
+        shifted: Nodes on which anything was taken or became free since.
+        refusals: What each node said to each waiting group when that was told why it waits, by the node's place.
         are_nodes_changed: A node came, went or changed since the last decision.
     """
 
@@ -42,6 +45,9 @@ class Inventory:
         self.waiting: dict[GroupKey, dict[str, None]] = {}
         self.preplaced: dict[str, dict[str, None]] = {}
         self.freed: set[str] = set()
+        self.shifted: set[str] = set()
+        self.refusals: dict[GroupKey, bytearray] = {}
+        self.places: dict[str, int] = {}
         self.are_nodes_changed = True
         self._waits: dict[str, GroupKey] = {}
         self._awaits_node: dict[str, str] = {}
@@ -104,6 +110,7 @@ class Inventory:
     def propose(self, task: Task, site: Site) -> None:
         """Hold what a plan gives a waiting or pre-placed task."""
         site.add(task)
+        self.shifted.add(site.node.id)
         self.placed[task.id] = task
         self._unwait(task.id)
         self._tentative["task", task.id] = None
@@ -115,7 +122,21 @@ class Inventory:
     def settle(self) -> None:
         """The changes since the last decision have been looked at."""
         self.freed.clear()
+        self.shifted.clear()
         self.are_nodes_changed = False
+
+    def number_sites(self) -> None:
+        """Give every node its place, after nodes have changed: what was said before is about others."""
+        self.places = {id: place for place, id in enumerate(self.sites)}
+        self.refusals.clear()
+
+    def says_other(self, group: GroupKey, pipeline: Pipeline) -> bool:
+        """Whether a node would now give a waiting group another answer than it was told."""
+        told = self.refusals.get(group)
+        if told is None:
+            return True
+        shifted = (self.sites[id] for id in self.shifted if id in self.sites)
+        return any(told[self.places[site.node.id]] != pipeline.code(site) for site in shifted)
 
     def awaits_node(self, task_id: str) -> bool:
         """Whether a task was made for a node and is not confirmed there."""
@@ -145,10 +166,12 @@ class Inventory:
         if before is not None:
             del self.placed[id]
             self.freed.add(before.node_id)
+            self.shifted.add(before.node_id)
             if before.node_id in self.sites:
                 self.sites[before.node_id].remove(before)
         if task is not None and holds:
             self.placed[id] = task
+            self.shifted.add(task.node_id)
             if task.node_id in self.sites:
                 self.sites[task.node_id].add(task)
         return has_changed or before is not None or bool(holds)
@@ -174,6 +197,7 @@ class Inventory:
             del self.waiting[group][id]
             if not self.waiting[group]:
                 del self.waiting[group]
+                self.refusals.pop(group, None)
         node_id = self._awaits_node.pop(id, None)
         if node_id is not None:
             del self.preplaced[node_id][id]

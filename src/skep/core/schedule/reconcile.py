@@ -11,7 +11,7 @@ import msgspec
 
 from skep.core.plan import NOTHING, Dirty, Plan
 from skep.core.schedule.demand import demand_of
-from skep.core.schedule.filters import Pipeline
+from skep.core.schedule.filters import Pipeline, sentence
 from skep.core.schedule.inventory import GroupKey, Inventory
 from skep.core.schedule.site import Site
 from skep.core.schedule.spread import chooser
@@ -35,13 +35,16 @@ def reconcile(view: View, dirty: Dirty, inventory: Inventory, now: Nanoseconds) 
         Tasks put at ASSIGNED, or with the reason why not; never a `wake_at`, because only changes help.
     """
     touched = inventory.compare(view, dirty.tasks, dirty.nodes)
-    if not (touched or inventory.freed or inventory.are_nodes_changed):
+    if not (touched or inventory.shifted or inventory.are_nodes_changed):
         return NOTHING
+    if inventory.are_nodes_changed:
+        inventory.number_sites()
     placement = _Placement(view, inventory, now)
     for task_id in _preplaced(inventory, touched):
         placement.confirm(task_id)
     for group in _groups(view, inventory, touched):
         placement.place(group)
+    placement.explain()
     inventory.settle()
     return Plan(tuple(placement.changes))
 
@@ -78,11 +81,12 @@ class _Placement:
         self.inventory = inventory
         self.now = now
         self.changes: list[Change] = []
+        self.refused: set[GroupKey] = set()
         self.placed_status = self._status(PLACED_MESSAGE)
         self.confirmed_status = self._status(CONFIRMED_MESSAGE)
 
     def place(self, group: GroupKey) -> None:
-        """Place as many tasks of a group as there is room for; the rest get the reason."""
+        """Place as many tasks of a group as there is room for."""
         tasks = self._tasks(self.inventory.waiting.get(group, ()))
         if not tasks:
             return
@@ -91,12 +95,31 @@ class _Placement:
         sites = self.inventory.sites.values()
         suitable = {site.node.id for site in sites if pipeline.refusal(site) is None}
         choice = chooser(demand, sites, suitable, pipeline.still_fits, self.now)
-        for number, task in enumerate(tasks):
+        for task in tasks:
             site = choice.choose()
             if site is None:
-                self._refuse(tasks[number:], _unsuitable(pipeline.explain(sites)))
+                self.refused.add(group)
                 return
             self._assign(task, site, pipeline, self.placed_status)
+
+    def explain(self) -> None:
+        """Tell what waits why, now that everything is placed: who was refused, and where a node says other than before.
+
+        Placing takes room, and room that becomes free may still be of no use: both change what nodes say to others.
+        """
+        sites = self.inventory.sites.values()
+        for group, ids in list(self.inventory.waiting.items()):
+            tasks = self._tasks(ids)
+            pipeline = Pipeline(demand_of(tasks[0])) if tasks else None
+            if pipeline is None or not (group in self.refused or self.inventory.says_other(group, pipeline)):
+                continue
+            self.inventory.refusals[group] = codes = pipeline.codes(sites)
+            self._refuse(tasks, _unsuitable(sentence(codes)))
+        for task_id in [id for node_id in sorted(self.inventory.shifted) for id in self._preplaced(node_id)]:
+            self.confirm(task_id)
+
+    def _preplaced(self, node_id: str) -> Iterable[str]:
+        return list(self.inventory.preplaced.get(node_id, ()))
 
     def confirm(self, task_id: str) -> None:
         """Check the node a task was made for."""
