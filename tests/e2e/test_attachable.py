@@ -90,6 +90,9 @@ def test_containers_of_two_nodes_find_each_other_and_services(lab: Lab) -> None:
     assert here["IPv4Address"] == "10.60.0.77/24"
     assert lab.docker("inspect", "-f", "{{.HostConfig.NetworkMode}} {{.Mounts}}", "left").strip() == "net1 []"
     assert "attachment" not in lab.docker("service", "ls") + lab.docker("node", "ps", "self")
+    assert "net1" in lab.docker("network", "ls", "--format", "{{.Name}}", node="node2")
+    [network] = json.loads(lab.docker("network", "inspect", "net1", node="node2"))
+    assert "right" in [each["Name"] for each in network["Containers"].values()]
     refused = lab.docker_process("network", "rm", "net1")
     assert "is in use by" in refused.stderr
     refused = lab.docker_process("run", "--rm", "--network", "closed", *SLEEP, node="node2")

@@ -22,6 +22,7 @@ from skep.agent.host import Host
 from skep.core.mesh import naming
 from skep.lib.durations import SECOND
 from skep.model import errors
+from skep.model.assignment import OverlayNetwork
 from skep.model.errors import Conflict, NotFound, SkepError, Unavailable
 from skep.model.lifecycle import TaskState
 from skep.model.service import ContainerSpec, DNSConfig
@@ -248,6 +249,16 @@ class Attachments:
             finally:
                 self._is_due.set()
         await self._give_back_now(found.task_ids)
+
+    @property
+    def networks(self) -> Sequence[OverlayNetwork]:
+        """The networks this node takes part in, by name."""
+        return sorted(self._assignments.intent.networks.values(), key=lambda network: network.name)
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """Everything assigned to this node, attachments among it."""
+        return [each.task for each in self._assignments.intent.tasks.values()]
 
     def address_of(self, endpoint: ContainerEndpoint) -> str:
         """With prefix length; empty while it has none."""

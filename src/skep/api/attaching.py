@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from skep.agent.attached import HOSTS, RESOLV_CONF, AttachedContainer, ContainerEndpoint
 from skep.agent.attachments import Attachments
+from skep.api import wire
 from skep.api.wire import Document
 from skep.core.mesh import naming
+from skep.model.base import Wire
 from skep.model.errors import Forbidden, InvalidSpec
 
 ENGINE_MODES: Final = ("", "default", "bridge", "host", "none", "private")
@@ -30,35 +32,87 @@ SHARED: Final = (
 # --- what is asked ------------------------------------------------------------------------
 
 
-def asked_networks(body: Any) -> dict[str, Mapping[str, Any]]:
+class EndpointAddresses(Wire, frozen=True, kw_only=True):
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+    link_local_ips: list[str] = []
+
+
+class EndpointSettings(Wire, frozen=True, kw_only=True):
+    aliases: list[str] = []
+    ipam_config: EndpointAddresses = EndpointAddresses()
+
+
+class ConnectBody(Wire, frozen=True, kw_only=True):
+    """Source: POST /networks/{id}/connect and /disconnect."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings = EndpointSettings()
+
+
+class _Named(Wire, frozen=True, kw_only=True):
+    name: str = ""
+
+
+class _Mount(Wire, frozen=True, kw_only=True):
+    target: str = ""
+
+
+class _Host(Wire, frozen=True, kw_only=True):
+    extra_hosts: list[str] = []
+    dns: list[str] = []
+    dns_search: list[str] = []
+    dns_options: list[str] = []
+    restart_policy: _Named = _Named()
+    port_bindings: dict[str, Any] = {}
+    publish_all_ports: bool = False
+    binds: list[str] = []
+    mounts: list[_Mount] = []
+
+
+class _Create(Wire, frozen=True, kw_only=True):
+    hostname: str = ""
+    host_config: _Host = _Host()
+
+
+def asked_networks(body: Any) -> dict[str, Any]:
     """The networks a container is to be on, by reference, with their settings; without the engine's own modes."""
     if not isinstance(body, dict):
         return {}
     host, config = body.get("HostConfig"), body.get("NetworkingConfig")
     mode = str(host.get("NetworkMode") or "") if isinstance(host, dict) else ""
     endpoints = config.get("EndpointsConfig") if isinstance(config, dict) else None
-    found = {mode: {}, **(endpoints if isinstance(endpoints, dict) else {})}
+    found = {mode: None, **(endpoints if isinstance(endpoints, dict) else {})}
     return {
-        reference: settings if isinstance(settings, dict) else {}
+        reference: settings
         for reference, settings in found.items()
         if reference not in ENGINE_MODES and ":" not in reference
     }
 
 
-def endpoint(network_id: str, network: str, settings: Mapping[str, Any], number: int = 0) -> ContainerEndpoint:
+def endpoint_of(network_id: str, network: str, settings: Any, number: int) -> ContainerEndpoint:
+    """One of `asked_networks`, its network found.
+
+    Raises:
+        InvalidSpec: It asks for what an overlay does not have, or is no EndpointSettings.
+    """
+    return endpoint(network_id, network, wire.fit(settings or {}, EndpointSettings), number)
+
+
+def endpoint(network_id: str, network: str, settings: EndpointSettings, number: int = 0) -> ContainerEndpoint:
     """What an EndpointConfig asks for.
 
     Raises:
         InvalidSpec: It asks for what an overlay does not have.
     """
-    addresses = settings.get("IPAMConfig") or {}
-    if addresses.get("IPv6Address") or addresses.get("LinkLocalIPs"):
+    addresses = settings.ipam_config
+    if addresses.ipv6_address or addresses.link_local_ips:
         raise InvalidSpec("overlay networks are IPv4 only; leave --ip6 and --link-local-ip away")
     return ContainerEndpoint(
         network=network,
         network_id=network_id,
-        aliases=[str(alias) for alias in settings.get("Aliases") or ()],
-        address=str(addresses.get("IPv4Address") or ""),
+        aliases=settings.aliases,
+        address=addresses.ipv4_address,
         number=number,
     )
 
@@ -67,36 +121,39 @@ def new_container(sandbox_id: str, name: str, body: Mapping[str, Any]) -> Attach
     """What is kept of a container that podman is to make, still without its networks.
 
     Raises:
-        InvalidSpec: It is to have what it cannot have there.
+        InvalidSpec: It is to have what it cannot have there, or cannot be read.
     """
-    host = body.get("HostConfig") or {}
-    if host.get("PortBindings") or host.get("PublishAllPorts"):
+    asked = wire.fit(body, _Create)
+    host = asked.host_config
+    if host.port_bindings or host.publish_all_ports:
         raise InvalidSpec(
             "a plain container on an overlay network publishes no ports: leave -p away, or run it as a service with -p"
         )
-    hosts = [str(entry).partition(":") for entry in host.get("ExtraHosts") or ()]
+    hosts = [entry.partition(":") for entry in host.extra_hosts]
     return AttachedContainer(
         sandbox_id=sandbox_id,
         name=name.removeprefix("/"),
-        hostname=str(body.get("Hostname") or ""),
+        hostname=asked.hostname,
         hosts=[f"{address} {name}" for name, _, address in hosts if address[:1].isdigit() or ":" in address],
-        nameservers=[str(each) for each in host.get("Dns") or ()],
-        search=[str(each) for each in host.get("DnsSearch") or ()],
-        options=[str(each) for each in host.get("DnsOptions") or ()],
-        is_lasting=str((host.get("RestartPolicy") or {}).get("Name") or "") in LASTING,
+        nameservers=host.dns,
+        search=host.dns_search,
+        options=host.dns_options,
+        is_lasting=host.restart_policy.name in LASTING,
     )
 
 
 def for_engine(body: Mapping[str, Any], namespace: Path, files: Path) -> Document:
     """The body of a create as podman is asked: in the prepared namespace, reading the prepared files."""
+    asked = wire.fit(body, _Create).host_config
     host = dict(body.get("HostConfig") or {})
-    binds = [str(each) for each in host.get("Binds") or ()]
-    taken = {each.split(":")[1] for each in binds if ":" in each}
-    taken |= {str(each.get("Target")) for each in host.get("Mounts") or ()}
+    taken = {bind.split(":")[1] for bind in asked.binds if ":" in bind} | {mount.target for mount in asked.mounts}
     host["NetworkMode"] = f"ns:{namespace}"
-    host["Binds"] = [*binds, *(f"{files / name}:{target}" for target, name in BOUND.items() if target not in taken)]
+    host["Binds"] = [
+        *asked.binds,
+        *(f"{files / name}:{target}" for target, name in BOUND.items() if target not in taken),
+    ]
     for key in ("Dns", "DnsSearch", "DnsOptions", "ExtraHosts"):
-        host.pop(key, None)  # They are in those files, and in the namespace.
+        host.pop(key, None)  # They are in those files.
     return {**body, "HostConfig": host, "NetworkingConfig": {}}
 
 

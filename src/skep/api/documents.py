@@ -14,10 +14,11 @@ from skep.core import allocate
 from skep.core.mesh import naming
 from skep.lib.durations import SECOND
 from skep.lib.timestamps import format_rfc3339
+from skep.model.assignment import OverlayNetwork
 from skep.model.base import Object
 from skep.model.cluster import Cluster
 from skep.model.lifecycle import TaskState, is_terminal
-from skep.model.network import Attachment, IPAMConfig, Network
+from skep.model.network import Attachment, IPAMConfig, Network, NetworkSpec
 from skep.model.node import Node, NodeState, TLSInfo
 from skep.model.secret import Config, Secret
 from skep.model.service import (
@@ -263,6 +264,21 @@ def network(value: Network) -> Document:
     }
 
 
+def joined_network(value: OverlayNetwork, tasks: Iterable[Task]) -> Document:
+    """A network as a worker knows it that takes part in it. Args: tasks: the node's, attachments among them."""
+    spec = NetworkSpec(
+        name=value.name,
+        internal=value.internal,
+        ingress=value.ingress,
+        attachable=value.attachable,
+        options=value.options,
+    )
+    document = network(Network(id=value.network_id, spec=spec, vni=value.vni, subnets=value.subnets))
+    members = (task for task in tasks if any(each.network_id == value.network_id for each in task.attachments))
+    document["Containers"] = _containers(members, value.network_id)
+    return document
+
+
 def _ipam(value: IPAMConfig) -> Document:
     shown: Document = {"Subnet": value.subnet}
     if value.ip_range:
@@ -283,16 +299,18 @@ def _driver_options(value: Network) -> Mapping[str, str]:
 
 def network_containers(value: Network, node_id: str, view: View) -> Document:
     """The tasks and plain containers on this node that are on the network, by container id."""
+    return _containers((each for each in _members(value, view) if each.node_id == node_id), value.id)
+
+
+def _containers(members: Iterable[Task], network_id: str) -> Document:
     found: Document = {}
-    for member in _members(value, view):
-        if member.node_id != node_id:
-            continue
+    for member in members:
         plain = member.spec.network_attachment_spec
         container = member.status.container
         if plain is not None:
-            found[plain.container_id] = _endpoint(member, value.id, _first_name(member))
+            found[plain.container_id] = _endpoint(member, network_id, _first_name(member))
         elif container is not None and container.container_id:
-            found[container.container_id] = _endpoint(member, value.id, member.name)
+            found[container.container_id] = _endpoint(member, network_id, member.name)
     return found
 
 

@@ -6,8 +6,8 @@ falls too far behind loses its session, comes back and is told what it has misse
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import structlog
 
@@ -72,13 +72,14 @@ class Session:
             self._has_room.clear()
             await self._has_room.wait()
 
-    def answer(self, answering: Awaitable[FromManager]) -> None:
+    def answer(self, answering: Coroutine[Any, Any, FromManager]) -> None:
         """Send what becomes of a question that takes a while.
 
         Raises:
             asyncio.QueueFull: The agent asked too much at once.
         """
         if len(self._answering) >= MAX_QUESTIONS:
+            answering.close()
             raise asyncio.QueueFull(f"{MAX_QUESTIONS} questions are open")
 
         async def pass_on() -> None:

@@ -6,8 +6,8 @@ misbehaves is simply ended, and the agent comes back for what it has not got.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, assert_never
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, assert_never
 
 import structlog
 
@@ -60,7 +60,7 @@ REMOVED: Final = "this node was removed from the swarm"
 REPLACED: Final = "a newer session of this node took its place"
 
 
-Attach = Callable[[str, AttachmentWanted], Awaitable[AttachmentAnswered]]
+Attach = Callable[[str, AttachmentWanted], Coroutine[Any, Any, AttachmentAnswered]]
 
 
 class Desk(Protocol):

@@ -43,6 +43,7 @@ class OverlayNetwork(Record, frozen=True, kw_only=True, tag="network"):
     subnets: list[IPAMConfig]
     internal: bool = False
     ingress: bool = False
+    attachable: bool = False
     options: Labels = {}
 
     @property

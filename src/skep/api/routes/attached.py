@@ -18,6 +18,7 @@ from skep.agent.container import TASK_ID_LABEL
 from skep.api import attaching, wire
 from skep.api.authorize import ENGINE
 from skep.api.call import UNLIMITED, Call, Handler, Route
+from skep.api.reach import Place
 from skep.api.routes import containers, local
 from skep.model.errors import Forbidden, InvalidSpec, NotFound, SkepError, Unsupported
 
@@ -37,7 +38,7 @@ async def create(call: Call) -> web.StreamResponse:
     for reference, settings in asked.items():
         if reference not in known:
             network_id, network = await _check(attachments, reference)
-            endpoints[reference] = attaching.endpoint(network_id, network, settings, len(endpoints))
+            endpoints[reference] = attaching.endpoint_of(network_id, network, settings, len(endpoints))
     if not endpoints:
         return await local.create(call, raw)
     if (await call.node.engine_facts()).name != "podman":
@@ -131,13 +132,13 @@ async def start(call: Call) -> web.StreamResponse:
     try:
         async with attachments.lock(container):
             await attachments.attach(container.container_id)
-            status, answer = await local.ask(call, "POST", f"/containers/{container.container_id}/start")
+            status, raw = await containers.begin(call, Place(call.backend.engine, container.container_id))
     except SkepError:
         await _remove_unstarted(call, container.container_id)
         raise
     finally:
         await attachments.settle(container.container_id)
-    return call.reply(answer, status) if answer else call.done(status)
+    return web.Response(status=status, body=raw, content_type="application/json") if raw else call.done(status)
 
 
 async def _remove_unstarted(call: Call, container_id: str) -> None:
@@ -186,9 +187,9 @@ def _ending(handler: Handler) -> Handler:
 
 async def connect(call: Call, attachments: Attachments) -> web.StreamResponse:
     """POST /networks/{id}/connect."""
-    body = wire.parse(await call.json_text())
+    body = await call.json(attaching.ConnectBody)
     network_id, network = await attachments.check(call.params["id"])
-    described = await _describe(call, str(body.get("Container") or ""))
+    described = await _describe(call, body.container)
     labels = (described.get("Config") or {}).get("Labels") or {}
     name = str(described.get("Name") or "").removeprefix("/")
     if TASK_ID_LABEL in labels:
@@ -198,16 +199,14 @@ async def connect(call: Call, attachments: Attachments) -> web.StreamResponse:
         container = attaching.borrowing(attachments.new_sandbox_id(), described)
     if any(each.network_id == network_id for each in container.endpoints):
         raise Forbidden(f"endpoint with name {name} already exists in network {network}")
-    settings = body.get("EndpointConfig") or {}
-    await attachments.connect(container, attaching.endpoint(network_id, network, settings))
+    await attachments.connect(container, attaching.endpoint(network_id, network, body.endpoint_config))
     return call.done()
 
 
 async def disconnect(call: Call, attachments: Attachments) -> web.StreamResponse:
     """POST /networks/{id}/disconnect; needs no manager to find what this node knows."""
-    body = wire.parse(await call.json_text())
-    reference, wanted = call.params["id"], str(body.get("Container") or "")
-    described = await _describe(call, wanted)
+    reference = call.params["id"]
+    described = await _describe(call, (await call.json(attaching.ConnectBody)).container)
     container = attachments.book.find(str(described["Id"]))
     endpoint = find_endpoint(container, reference) if container is not None else None
     if container is None or endpoint is None:

@@ -165,22 +165,28 @@ async def wait(call: Call) -> web.StreamResponse:
 
 
 async def restart(call: Call) -> web.StreamResponse:
-    """POST /containers/{id}/restart, as a stop and a start.
+    """POST /containers/{id}/restart, as a stop and a start."""
+    place = await call.backend.engines.of_container(call.params["id"])
+    status, raw = await _post(place, "/stop", {"t": call.text("t")} if call.text("t") else {})
+    if status < HTTPStatus.BAD_REQUEST:
+        status, raw = await begin(call, place)
+    if status < HTTPStatus.BAD_REQUEST:
+        return call.done(HTTPStatus.NO_CONTENT)
+    return web.Response(status=status, body=raw, content_type="application/json")
+
+
+async def begin(call: Call, place: Place) -> tuple[int, bytes]:
+    """Start a container that may have ended a moment ago; returns the engine's status and answer.
 
     Podman (4.3) creates a container anew while the one that was stopped is still being cleaned up, says that it exists,
     and leaves it stopped: so it is asked to start until that is over.
     """
-    place = await call.backend.engines.of_container(call.params["id"])
-    status, raw = await _post(place, "/stop", {"t": call.text("t")} if call.text("t") else {})
-    if status < HTTPStatus.BAD_REQUEST:
-        end = call.backend.clock.now() + CLEANED_UP
+    end = call.backend.clock.now() + CLEANED_UP
+    status, raw = await _post(place, "/start")
+    while status == HTTPStatus.INTERNAL_SERVER_ERROR and EXISTS in raw and call.backend.clock.now() < end:
+        await call.backend.clock.sleep(LOOK_AGAIN)
         status, raw = await _post(place, "/start")
-        while status == HTTPStatus.INTERNAL_SERVER_ERROR and EXISTS in raw and call.backend.clock.now() < end:
-            await call.backend.clock.sleep(LOOK_AGAIN)
-            status, raw = await _post(place, "/start")
-    if status < HTTPStatus.BAD_REQUEST:
-        return call.done(HTTPStatus.NO_CONTENT)
-    return web.Response(status=status, body=raw, content_type="application/json")
+    return status, raw
 
 
 async def _post(place: Place, rest: str, params: Mapping[str, str] | None = None) -> tuple[int, bytes]:

@@ -64,6 +64,8 @@ async def list_all(call: Call) -> web.StreamResponse:
         for network in control.view.networks.values():
             if "dangling" not in wanted or _is_unused(network, control) == is_dangling:
                 found.append(documents.network(network))
+    if control is None and "dangling" not in wanted:
+        found += _joined(call)
     if "dangling" not in wanted:
         found += await _local(call)
     return call.reply([document for document in found if _is_wanted(document, wanted)])
@@ -85,6 +87,10 @@ async def inspect(call: Call) -> web.StreamResponse:
             document["Attachments"] = documents.network_attachments(network, view)
             document["Services"] = documents.network_services(network, view)
         return call.reply(document)
+    if control is None and scope != "local":
+        for document in _joined(call):
+            if reference in (document["Name"], document["Id"]):
+                return call.reply(document)
     if scope in ("", "local"):
         found = await _local_one(call, reference)
         if found is not None:
@@ -245,6 +251,14 @@ def _overlay(control: Control | None, reference: str, *, by_id: bool = True) -> 
         return control.find_network(reference)
     except NotFound:
         return None
+
+
+def _joined(call: Call) -> list[Document]:
+    """What a worker knows of the swarm's networks: those it takes part in."""
+    attachments = call.node.attachments
+    if attachments is None:
+        return []
+    return [documents.joined_network(network, attachments.tasks) for network in attachments.networks]
 
 
 async def _local(call: Call) -> list[Document]:

@@ -69,6 +69,7 @@ def overlay(network: Network) -> OverlayNetwork | None:
         subnets=network.subnets,
         internal=network.spec.internal,
         ingress=network.spec.ingress,
+        attachable=network.spec.attachable,
         options=network.spec.options,
     )
 
