@@ -214,6 +214,7 @@ async def test_a_leader_that_can_reach_nobody_stops_before_another_begins(
     assert took_s < 30  # The lease of 2 s, on however slow a machine.
 
 
+@pytest.mark.soak
 async def test_a_long_round_of_decisions_costs_no_leadership(contest: Election) -> None:
     candidate, other = await contest.candidate("m0"), await contest.candidate("m1")
     async with asyncio.timeout(LIMIT_S):

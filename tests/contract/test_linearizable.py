@@ -166,7 +166,7 @@ async def test_a_store_in_this_process_is_linearizable(kind: str, tmp_path: Path
     recorder = Recorder(1)
     try:
         async with recording(recorder, [store]):
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.4)
     finally:
         await store.close()
     assert len(recorder.acked) > 10

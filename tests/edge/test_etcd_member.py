@@ -291,6 +291,7 @@ async def _serial(url: str, held: Credentials) -> int:
         writer.close()
 
 
+@pytest.mark.soak
 async def test_without_a_quorum_the_member_is_not_restarted_and_tells_how_it_fares(managers: Managers) -> None:
     managers.describe("m0")
     first = await managers.run("m0")
