@@ -6,7 +6,6 @@ plain HTTP/1.0.
 """
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -27,6 +26,8 @@ Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def _ask_unix(path: str, request: str) -> Any:
+    import socket  # Imported late: its tables of constants cost every command ten milliseconds.
+
     deadline = time.monotonic() + PATIENCE_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE_S)

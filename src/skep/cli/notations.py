@@ -3,7 +3,6 @@
 Pure. Source: docker/cli, the opts package and command/service/opts.go.
 """
 
-import ipaddress
 from typing import Any
 
 from skep.cli.parse import BadNotation, fields
@@ -54,6 +53,8 @@ def _octal(text: str, whole: str) -> int:
 
 def host(text: str) -> str:
     """`name:address` or `name=address`, as the `address name` of a hosts file."""
+    import ipaddress  # Imported late, as only this needs it.
+
     separator = "=" if "=" in text else ":"
     name, _, address = text.partition(separator)
     try:

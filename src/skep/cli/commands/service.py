@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from skep.cli import objects, parse, pretty, progress, service_lists, service_spec, task_logs
+from skep.cli import objects, parse, pretty, service_lists, service_spec, task_logs
 from skep.cli.client import Engine, Json, parse_filters, refusals
 from skep.cli.commands import explain, tasks
 from skep.cli.complete import live
@@ -105,6 +105,8 @@ detach_option = click.option("-d", "--detach", is_flag=True, help="Do not wait u
 
 def _finish(engine: Engine, service_id: str, *, is_detached: bool, is_quiet: bool) -> None:
     if not is_detached:
+        from skep.cli import progress  # Imported late: most commands wait for nothing.
+
         progress.follow(engine, service_id, is_quiet=is_quiet)
 
 
