@@ -20,7 +20,7 @@ STEADY_NODES = 20
 def measure(*, quick: bool) -> Sequence[Figure]:
     """Speeds in virtual seconds a second, and how long the gate's seeds take."""
     return [
-        _steady(1 if quick else 3, 20 if quick else 120),
+        _steady(1 if quick else 3, 60 if quick else 120),
         _gate(QUICK_SHARE if quick else 1),
         _faulty(1 if quick else 3),
     ]
