@@ -29,7 +29,7 @@ def lines_of(page: Path) -> list[str]:
 
 
 def words_of(line: str) -> list[str]:
-    """A line's words, without the marks for what may be left out and without what the shell does; of a choice the first."""
+    """A line's words, without marks for what may be left out and what the shell does; of a choice the first."""
     plain = re.sub(r"\{([^\\|}]+)[^}]*\}", r"\1", line).replace("[", "").replace("]", "").replace("...", "")
     return shlex.split(re.split(r" [|<>] ", plain)[0])[1:]
 
