@@ -7,7 +7,9 @@ import pytest
 from tests.fakes.live import LiveSwarm
 
 from skep.api.backend import InitRequest
+from skep.model.errors import InUse, InvalidSpec
 from skep.model.network import IPAM, IPAMConfig, NetworkSpec
+from skep.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
 from skep.model.session import AttachmentAnswered, AttachmentStep, AttachmentWanted
 from skep.model.task import Task
 
@@ -97,3 +99,28 @@ async def test_a_node_speaks_for_its_own_attachments_only() -> None:
         answer = await ask(swarm, AttachmentStep.ATTACH, "t2", node_id="other")
         assert answer.refusal == "Forbidden", "it is not of this swarm"
         assert [task.id for task in attachments(swarm)] == ["t1"]
+
+
+async def test_a_removed_node_takes_its_attachments_with_it() -> None:
+    async with a_swarm() as swarm:
+        worker = await swarm.add_worker("beta")
+        assert (await ask(swarm, AttachmentStep.ATTACH, "t1", node_id=worker)).error == ""
+        await ask(swarm, AttachmentStep.ATTACH, "t2")
+        await swarm.control.remove_node(worker, is_forced=True)
+        assert [task.id for task in attachments(swarm)] == ["t2"]
+
+
+async def test_no_service_is_an_attachment() -> None:
+    async with a_swarm() as swarm:
+        template = TaskSpec(container_spec=ContainerSpec(image="web"), network_attachment_spec=NetworkAttachmentSpec())
+        with pytest.raises(InvalidSpec, match="a service runs containers"):
+            await swarm.control.create_service(ServiceSpec(name="web", task_template=template))
+
+
+async def test_a_network_is_kept_while_a_container_is_on_it() -> None:
+    async with a_swarm() as swarm:
+        await ask(swarm, AttachmentStep.ATTACH, "t1")
+        with pytest.raises(InUse, match="is in use by task t1"):
+            await swarm.control.remove_network("open")
+        await ask(swarm, AttachmentStep.DETACH, "t1")
+        await swarm.control.remove_network("open")
