@@ -13,6 +13,7 @@ import pytest
 from tests.contract import runtime_places
 from tests.contract.runtime_places import IMAGE, Place
 
+from skep.edge import machine
 from skep.edge.exitwatch import wait_process
 from skep.model.service import Limits, Mount, TmpfsOptions
 from skep.ports.runtime import (
@@ -487,6 +488,15 @@ async def test_the_process_sees(
 ) -> None:
     needs_kernel(place)
     assert await output_of(runtime, a_config(place, script, **changes)) == expected
+
+
+async def test_an_init_needs_nothing_of_the_image(place: Place, runtime: Runtime) -> None:
+    needs_kernel(place)
+    if not machine.probe(Path("/")).init_path:
+        with pytest.raises(ContainerRejected, match="no init program"):
+            await runtime.create(a_config(place, "echo $$", init=True))
+        return
+    assert int(await output_of(runtime, a_config(place, "echo $$", init=True))) > 1
 
 
 async def test_the_hostname_is_the_containers_short_id_by_default(place: Place, runtime: Runtime) -> None:

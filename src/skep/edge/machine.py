@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CAP_SYS_RESOURCE = 24
-INIT_PROGRAMS = ("catatonit", "tini", "docker-init", "dumb-init")
+# Static ones first: the program runs inside the container, with that image's libraries or none.
+INIT_PROGRAMS = ("catatonit", "tini-static", "docker-init", "tini", "dumb-init")
 INIT_FOLDERS = ("/usr/libexec/podman", "/usr/lib/podman", "/usr/libexec/docker")
 
 

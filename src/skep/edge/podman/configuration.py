@@ -74,6 +74,7 @@ log_driver = "k8s-file"
 pids_limit = 0
 
 [engine]
+{init}
 cgroup_manager = {_quoted(cgroup_manager(machine, settings))}
 events_logger = "file"
 events_logfile_path = {_quoted(settings.run_dir / "events.log")}
