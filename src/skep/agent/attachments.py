@@ -3,6 +3,7 @@
 Edge: asyncio; asks managers, drives the data plane and the name server, looks at the engine. An attachment is a task
 that runs nothing and holds an address; it belongs to a container of which a record is kept here, written before the
 manager is asked. So whatever a killed daemon leaves is either claimed by a record and kept, or by none and given back.
+Long, because a container's way in, its end and a daemon's new start all go through the same records under one lock.
 """
 
 import asyncio
@@ -14,22 +15,19 @@ from typing import Final
 import msgspec
 import structlog
 
-from skep.agent import container as containers
 from skep.agent import preparation
 from skep.agent.assignments import AssignmentSet
-from skep.agent.attached import HOSTS, RESOLV_CONF, AttachedBook, AttachedContainer, ContainerEndpoint
+from skep.agent.attached import AttachedBook, AttachedContainer, ContainerEndpoint
 from skep.agent.host import Host
+from skep.agent.plain_sandboxes import NOTHING_FITS, PlainSandboxes
 from skep.core.mesh import naming
 from skep.lib.durations import SECOND
 from skep.model import errors
 from skep.model.assignment import OverlayNetwork
 from skep.model.errors import Conflict, NotFound, SkepError, Unavailable
-from skep.model.lifecycle import TaskState
-from skep.model.service import ContainerSpec, DNSConfig
 from skep.model.session import AttachmentAnswered, AttachmentStep, AttachmentWanted
-from skep.model.task import Task, TaskStatus
-from skep.ports.dataplane import DataPlaneFailure, SandboxConfig, SandboxInterface
-from skep.ports.resolver import Asker, NameServiceFailure
+from skep.model.task import Task
+from skep.ports.dataplane import DataPlaneFailure, SandboxConfig
 from skep.ports.runtime import Container, ContainerState, NoSuchContainer, RuntimeFailure
 
 ANSWER_S: Final = 20.0
@@ -38,7 +36,6 @@ REVIVAL: Final = 5 * SECOND
 REFUSALS: Final = {
     kind.__name__: kind for kind in (errors.InvalidSpec, errors.NotFound, errors.Forbidden, errors.Conflict)
 }
-NOTHING_FITS: Final = (DataPlaneFailure, NameServiceFailure, OSError)
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +54,7 @@ class Attachments:
         self._locks: dict[str, asyncio.Lock] = {}
         self._making: set[str] = set()
         self._dropping: set[str] = set()
-        self._in_force: dict[str, tuple[SandboxConfig, Asker]] = {}
+        self._sandboxes = PlainSandboxes(host, assignments)
         self._is_current = False
         self._news = asyncio.Event()
         self._is_due = asyncio.Event()
@@ -71,7 +68,7 @@ class Attachments:
     async def run(self) -> None:
         """Take over what an earlier daemon left, then give back what nobody claims, until cancelled."""
         self._dropping.clear()
-        self._in_force.clear()
+        self._sandboxes.forget_all()
         async with asyncio.TaskGroup() as group:
             await self._release_orphans()
             await self.look_at_all()
@@ -151,7 +148,7 @@ class Attachments:
             await preparation.wait_networks(self._host, self._assignments.version)
             config = SandboxConfig(task_id=container.sandbox_id, interfaces=(), gateway=False)
             namespace = await self._host.plane.prepare(config)
-            self._write_files(container, ())
+            self._sandboxes.write_files(container, ())
         except NOTHING_FITS as failure:
             await self.discard(container.sandbox_id)
             raise Unavailable(f"no network can be prepared for the container: {failure}") from failure
@@ -244,7 +241,7 @@ class Attachments:
             try:
                 await self._shape_again(container)
                 if container.is_borrowed and not kept:
-                    self._restore_files(container)
+                    self._sandboxes.restore_files(container)
                     await self._forget(container.sandbox_id)
             finally:
                 self._is_due.set()
@@ -262,8 +259,7 @@ class Attachments:
 
     def address_of(self, endpoint: ContainerEndpoint) -> str:
         """With prefix length; empty while it has none."""
-        task = self._task(endpoint.task_id)
-        return next((each.address for each in task.attachments if each.address), "") if task is not None else ""
+        return self._sandboxes.address_of(endpoint)
 
     def gateway_of(self, endpoint: ContainerEndpoint) -> str:
         """The gateway of its network; empty if that is not known here."""
@@ -330,7 +326,7 @@ class Attachments:
                     endpoint.network,
                 )
             await self._wait_assigned([each.task_id for each in fresh.values()])
-            await self._shape(wanted)
+            await self._sandboxes.shape(wanted)
         except BaseException:
             self.book.save(container.changed({each.number: msgspec.structs.replace(each, task_id="") for each in lost}))
             self._is_due.set()
@@ -346,10 +342,8 @@ class Attachments:
 
     async def _forget(self, sandbox_id: str) -> None:
         """Remove everything of a container that is gone; the record goes last, so that none of it can be left over."""
-        self._in_force.pop(sandbox_id, None)
         try:
-            await self._host.names.close(sandbox_id)
-            await self._host.plane.release(sandbox_id)
+            await self._sandboxes.release(sandbox_id)
         except DataPlaneFailure as failure:
             log.warning("a sandbox cannot be removed yet", sandbox=sandbox_id, error=str(failure))
             container = self.book.containers.get(sandbox_id)
@@ -362,16 +356,12 @@ class Attachments:
 
     def _is_lost(self, task_id: str) -> bool:
         """Whether the managers know nothing of an attachment."""
-        return self._is_current and self._task(task_id) is None
-
-    def _task(self, task_id: str) -> Task | None:
-        assigned = self._assignments.intent.tasks.get(f"task/{task_id}")
-        return assigned.task if assigned is not None else None
+        return self._is_current and self._sandboxes.task(task_id) is None
 
     async def _wait_assigned(self, task_ids: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                while not all(self._task(task_id) for task_id in task_ids):
+                while not all(self._sandboxes.task(task_id) for task_id in task_ids):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError as error:
@@ -399,16 +389,12 @@ class Attachments:
             raise REFUSALS.get(answer.refusal, Conflict)(f"Could not attach to network {name}: {answer.error}")
         return answer
 
-    # --- its sandbox ----------------------------------------------------------------------
-
     async def _taken_over(self, container: AttachedContainer, seen: Container) -> AttachedContainer:
         """A container whose namespace the engine makes anew with every start: let go of the one before."""
         if not container.is_borrowed or container.pid == seen.pid:
             return container
-        self._in_force.pop(container.sandbox_id, None)
         try:
-            await self._host.names.close(container.sandbox_id)
-            await self._host.plane.release(container.sandbox_id)
+            await self._sandboxes.release(container.sandbox_id)
         except DataPlaneFailure as failure:
             raise Unavailable(f"the container's network cannot be prepared: {failure}") from failure
         container = msgspec.structs.replace(container, pid=seen.pid)
@@ -418,77 +404,6 @@ class Attachments:
     async def _shape_again(self, container: AttachedContainer) -> None:
         """Take interfaces away; what cannot be done now is done when the container is looked at."""
         try:
-            await self._shape(container)
+            await self._sandboxes.shape(container)
         except SkepError as failure:
             log.warning("a container's networks cannot be changed yet", container=container.name, error=str(failure))
-
-    async def _shape(self, container: AttachedContainer) -> None:
-        """Give a sandbox exactly the interfaces and names that it has addresses for.
-
-        Raises:
-            Unavailable: The kernel does not do it now.
-        """
-        held = {each.number: each for each in container.endpoints if self.address_of(each)}
-        networks = [each.network_id for each in held.values()]
-        has_exit = bool(held) and self._host.mesh.has_way_out(networks)
-        none = SandboxInterface(network_id="", address="")
-        config = SandboxConfig(
-            task_id=container.sandbox_id,
-            interfaces=[
-                SandboxInterface(network_id=held[number].network_id, address=self.address_of(held[number]))
-                if number in held
-                else none
-                for number in range(max(held, default=-1) + 1)
-            ],
-            gateway=has_exit and not container.is_borrowed,
-            namespace=Path(f"/proc/{container.pid}/ns/net") if container.is_borrowed else None,
-        )
-        asker = Asker(
-            task_id=container.sandbox_id,
-            networks=tuple(networks),
-            is_forwarding=has_exit or container.is_borrowed,
-            resolvers=tuple(container.nameservers),
-        )
-        if self._in_force.get(container.sandbox_id) == (config, asker):
-            return
-        self._in_force.pop(container.sandbox_id, None)
-        try:
-            await preparation.wait_networks(self._host, self._assignments.version)
-            await self._host.plane.prepare(config)
-            await self._host.names.open(asker)
-            self._write_files(container, [self.address_of(each) for each in held.values()])
-        except NOTHING_FITS as failure:
-            raise Unavailable(f"the container's network cannot be prepared: {failure}") from failure
-        self._in_force[container.sandbox_id] = config, asker
-        for endpoint in held.values():
-            self._report(endpoint.task_id)
-
-    def _report(self, task_id: str) -> None:
-        task = self._task(task_id)
-        if task is not None and task.status.state < TaskState.RUNNING:
-            status = TaskStatus(timestamp=self._host.clock.now(), state=TaskState.RUNNING, message="attached")
-            self._host.report(task_id, status)
-
-    def _restore_files(self, container: AttachedContainer) -> None:
-        """Let a container ask its engine's name servers again."""
-        lines = [f"nameserver {server}" for server in container.nameservers]
-        if container.search:
-            lines.insert(0, "search " + " ".join(container.search))
-        try:
-            Path(container.resolv_conf).write_text("\n".join(lines) + "\n")
-        except OSError as failure:  # It is gone with the container.
-            log.warning("a container's resolv.conf cannot be written", path=container.resolv_conf, error=str(failure))
-
-    def _write_files(self, container: AttachedContainer, addresses: Sequence[str]) -> None:
-        """In place: the container may have these very files mounted."""
-        spec = ContainerSpec(
-            hosts=list(container.hosts),
-            dns_config=DNSConfig(search=list(container.search), options=list(container.options)),
-        )
-        if container.is_borrowed:
-            Path(container.resolv_conf).write_text(containers.resolv_conf(spec))
-            return
-        hostname = container.hostname or container.container_id[:12] or "localhost"
-        contents = {HOSTS: containers.hosts_file(spec, hostname, addresses), RESOLV_CONF: containers.resolv_conf(spec)}
-        for name, text in contents.items():
-            self._host.records.write(container.sandbox_id, name, text.encode(), in_place=True)
