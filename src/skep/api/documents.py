@@ -1,7 +1,7 @@
 """The swarm's objects as Docker's JSON.
 
 Pure. Only what is derived or renamed is built here; specs and descriptions are Docker-shaped structures already and go
-out as they are. What the docker CLI reads without looking is never null.
+out as they are. What the docker CLI reads without looking is never null. Long: one function for each kind of object.
 Source: Docker API 1.51, definitions Service, Task, Node, Network, Swarm.
 """
 
