@@ -81,7 +81,7 @@ def service_pid(lab: Lab, name: str) -> int:
     return 0
 
 
-@pytest.mark.parametrize("victim", ["skepd", "dockerd"])
+@pytest.mark.parametrize("victim", ["skepd", pytest.param("dockerd", marks=pytest.mark.soak)])
 def test_a_killed_daemon_comes_back_and_no_request_is_lost(lab: Lab, victim: str) -> None:
     wait_until(lambda: len(programs_running(lab)) == 3, "there are not three tasks")
     before = programs_running(lab)
