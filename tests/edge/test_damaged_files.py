@@ -8,7 +8,7 @@ import pytest
 from skep.agent.assignments import AssignmentSet
 from skep.agent.records import RecordStore
 from skep.edge import oci_state
-from skep.edge.podman.client import Answer
+from skep.edge.engine_requests import Answer
 from skep.edge.process.records import Records
 from skep.edge.sandboxes import RecordBook
 
