@@ -52,7 +52,7 @@ def test_a_node_that_leaves_takes_everything_along(lab: Lab) -> None:
 
 
 def test_a_leave_that_was_interrupted_is_finished(lab: Lab) -> None:
-    serve_who(lab, "--stop-grace-period", "5s", replicas=2)  # The first process of a sandbox ignores SIGTERM: 5 s.
+    serve_who(lab, "--stop-grace-period", "3s", replicas=2)  # The first process of a sandbox ignores SIGTERM: 3 s.
     socket = lab.layout.node("node2").socket
     leaving = subprocess.Popen(["docker", "-H", f"unix://{socket}", "swarm", "leave"], stderr=subprocess.DEVNULL)
     time.sleep(1)
