@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: test-docker-py fuzz sim demo test check soak bench setup clean help
+.PHONY: test-virtual test-real test-docker-py fuzz sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,7 +11,17 @@ demo:            ## a swarm of three nodes on this machine, shown step by step
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py $(if $(KEEP),--keep)
 
 test: check      ## style, types, layers and every test but the long ones
-	$(PY) -m pytest -q -m "not soak"
+	@$(MAKE) --no-print-directory -j2 test-virtual test-real
+
+# What needs no time of its own but the processor's runs beside what mostly waits for real packets and processes.
+VIRTUAL := tests/cli tests/core tests/lib tests/model tests/sim tests/stack
+test-virtual:
+	@mkdir -p build
+	nice $(PY) -m pytest -q -m "not soak" $(VIRTUAL) >build/test-virtual.log 2>&1 || { cat build/test-virtual.log; exit 1; }
+	@tail -n 1 build/test-virtual.log
+
+test-real:
+	$(PY) -m pytest -q -m "not soak" $(VIRTUAL:%=--ignore=%)
 
 check:           ## style, types and layers
 	@tools/setup test
@@ -44,4 +54,4 @@ setup:           ## install what is missing, then check the kernel
 	@tools/setup test
 
 clean:           ## remove caches and the Python environment
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
