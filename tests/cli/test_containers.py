@@ -250,6 +250,21 @@ def test_no_member_of_an_archive_leaves_its_place(daemon: Daemon, tmp_path: Path
     assert not (tmp_path / "evil").exists()
 
 
+def test_no_link_in_an_archive_leads_out_of_its_place(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        link = tarfile.TarInfo("out")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("out/evil"))
+    daemon.answers = {("GET", "/containers/web.1/archive"): file.getvalue()}
+    refused = skep(daemon, "cp", "web.1:/a", str(tmp_path / "here"))
+    assert refused.exit_code == 1
+    assert "out/evil in the archive would be written outside of" in refused.stderr
+    assert not (tmp_path / "evil").exists()
+
+
 def test_a_copy_is_between_a_container_and_here(daemon: Daemon) -> None:
     assert skep(daemon, "cp", "./a", "./b").exit_code == 2
     assert skep(daemon, "cp", "web.1:/a", "web.2:/b").exit_code == 2

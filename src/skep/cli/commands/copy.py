@@ -6,7 +6,7 @@ what a path that ends in a slash or in `/.` means.
 
 import posixpath
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from skep.cli.client import Engine, Json, refusals
 from skep.edge.unix_http import EngineRefused, StreamedReply
 
 if TYPE_CHECKING:
-    import tarfile
+    from tarfile import TarInfo
 
 STREAM = "-"
 DIRECTORY = 1 << 31
@@ -82,23 +82,43 @@ def _copy_out(engine: Engine, archive: str, path: str, target: str) -> None:
             with tarfile.open(fileobj=readable, mode="r|") as tar:
                 if is_contents:
                     place.mkdir(exist_ok=True)
-                if place.is_dir():
-                    tar.extractall(place, filter="tar")
-                else:
-                    place_members(tar, place)
+                tar.extraction_filter = _as_checked
+                into, members = (place, tar) if place.is_dir() else (place.parent, _renamed(tar, place.name))
+                tar.extractall(into, members=_checked(members, into))  # noqa: S202  # That looks at every member.
         except (OSError, tarfile.TarError) as error:
             raise click.ClickException(f"{target} cannot be written: {error}; what was copied before stays") from error
 
 
-def place_members(tar: "tarfile.TarFile", place: Path) -> None:
-    """Unpack an archive of one file or directory under another name."""
-    for member in tar:
+def _renamed(members: "Iterable[TarInfo]", name: str) -> "Iterator[TarInfo]":
+    """The members of an archive of one file or directory, under another name."""
+    for member in members:
         _, _, below = member.name.strip("/").partition("/")
-        member.name = posixpath.join(place.name, below) if below else place.name
+        member.name = posixpath.join(name, below) if below else name
         if member.islnk():
             _, _, linked = member.linkname.strip("/").partition("/")
-            member.linkname = posixpath.join(place.name, linked)
-        tar.extract(member, place.parent, filter="tar")
+            member.linkname = posixpath.join(name, linked)
+        yield member
+
+
+def _checked(members: "Iterable[TarInfo]", directory: Path) -> "Iterator[TarInfo]":
+    """The members, each looked at when its turn comes: what was unpacked before may have put a link in its way.
+
+    The filters of `tarfile` itself came with Python 3.11.4, later than Debian 12's.
+    """
+    import tarfile
+
+    inside = directory.resolve()
+    for member in members:
+        member.name = member.name.lstrip("/")
+        if not (inside / member.name).resolve().is_relative_to(inside):
+            raise tarfile.ExtractError(f"{member.name} in the archive would be written outside of {inside}")
+        member.mode &= 0o755
+        yield member
+
+
+def _as_checked(member: "TarInfo", path: str) -> "TarInfo":
+    """For `tarfile` from 3.11.4 on, whose own filter would refuse absolute links, too."""
+    return member
 
 
 class _Reader:
