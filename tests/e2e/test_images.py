@@ -48,8 +48,9 @@ class Ground:
         return found
 
     def versions(self, service: str) -> set[str]:
-        """What the running tasks of a service say in /version."""
-        return {self.lab.docker("exec", each, "cat", "/version") for each in self.running(service).values()}
+        """What the running tasks of a service say in /version; "" for one that has ended since they were listed."""
+        asked = (self.lab.docker_process("exec", each, "cat", "/version") for each in self.running(service).values())
+        return {done.stdout if done.returncode == 0 else "" for done in asked}
 
     def wait_running(self, service: str, n: int) -> None:
         wait_until(lambda: len(self.running(service)) == n, f"{service} has no {n} running tasks", 60)
