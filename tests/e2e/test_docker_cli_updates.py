@@ -18,7 +18,7 @@ from tests.e2e.conftest import DOCKER, Lab, make_lab, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.kernel, pytest.mark.soak]
 
-CREATE = ("service", "create", "--no-resolve-image", "--update-monitor", "300ms", "--rollback-monitor", "300ms",
+CREATE = ("service", "create", "--no-resolve-image", "--update-monitor", "1s", "--rollback-monitor", "1s",
           "--stop-grace-period", "0s", "--restart-delay", "200ms")  # fmt: skip
 IDLE = ("sleep", "1000")
 CRASH = "sh -c 'exit 7'"
@@ -156,7 +156,7 @@ def test_an_update_that_crashes_rolls_back_by_itself(services: Lab) -> None:
     wait_until(lambda: inspect(lab)["UpdateStatus"]["State"] == "rollback_completed", "it is not over")
     assert inspect(lab)["Spec"]["TaskTemplate"]["ContainerSpec"]["Args"] == list(IDLE)
     pretty = lab.docker("service", "inspect", "--pretty", "app")
-    assert re.search(r"RollbackConfig:\s+Parallelism:\s+1\s+On failure:\s+pause\s+Monitoring Period: 300ms", pretty)
+    assert re.search(r"RollbackConfig:\s+Parallelism:\s+1\s+On failure:\s+pause\s+Monitoring Period: 1s", pretty)
 
 
 def test_a_rollback_that_crashes_too_is_paused(services: Lab) -> None:
