@@ -148,6 +148,17 @@ async def test_a_refusal_cut_off_is_a_refusal(proxy: BreakingProxy) -> None:
         assert {row.id for row in (await store.load())[1]} == {"a"}
 
 
+async def commit_once_it_can(store: EtcdStore, operation: Write) -> None:
+    """Commit as soon as the store takes writes again."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                await store.commit([operation])
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
 async def test_what_may_be_written_is_said_to_be_unknown_and_later_known(proxy: BreakingProxy) -> None:
     patience = Patience(attempt_s=0.3, commit_s=0.5, load_s=30)
     async with opened(Target([proxy.url], patience=patience)) as store:
@@ -160,13 +171,7 @@ async def test_what_may_be_written_is_said_to_be_unknown_and_later_known(proxy: 
         with pytest.raises(StoreUnavailable, match="earlier transaction"):
             await store.commit([put("b")])
         proxy.loses_answers = 0
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                try:
-                    await store.commit([put("b")])
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(0.05)
+        await commit_once_it_can(store, put("b"))
         assert {row.id for row in (await store.load())[1]} == {"a", "b"}
 
 
@@ -177,13 +182,7 @@ async def test_what_never_arrived_is_never_written_later(proxy: BreakingProxy) -
         with pytest.raises(StoreUnavailable):
             await store.commit([put("a")])
         proxy.loses_requests = 0
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                try:
-                    await store.commit([put("b")])
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(0.05)
+        await commit_once_it_can(store, put("b"))
         assert {row.id for row in (await store.load())[1]} == {"b"}
 
 

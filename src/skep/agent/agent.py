@@ -210,7 +210,7 @@ class Agent:
         task_id = executor.task.id
         try:
             await executor.run()
-        except Exception as error:
+        except Exception as error:  # A supervisor: whatever the fault, the other tasks go on.
             log.exception("a task's executor failed", task=task_id)
             status = executor.status
             if not is_terminal(status.state):

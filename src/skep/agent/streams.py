@@ -143,7 +143,7 @@ class AgentStreams:
             return
         except SkepError as refusal:
             end = StreamEnd(stream=number, error=str(refusal), is_unsupported=isinstance(refusal, Unsupported))
-        except Exception as fault:
+        except Exception as fault:  # A supervisor: the one who asked is told; the session and its other streams go on.
             log.exception("a stream failed", stream=number)
             end = StreamEnd(stream=number, error=f"the node failed to serve this: {fault}")
         finally:

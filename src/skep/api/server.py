@@ -166,7 +166,7 @@ class ApiServer:
             response = _refusal(request, *errors.status_of(error))
         except ConnectionError:
             raise  # The client has gone; aiohttp closes.
-        except Exception:
+        except Exception:  # A supervisor: the client gets a sentence, the log what happened.
             log.exception("request failed", method=request.method, path=request.path)
             response = _refusal(request, 500, "the daemon made a mistake with this request; its log says more")
         if not response.prepared:

@@ -3,6 +3,7 @@
 Edge: asyncio; channels come in open. A node is who its certificate says, holds one session (a newer one replaces the
 older), and can report its own tasks only. Everything is resumable by version: a session that breaks, is too slow or
 misbehaves is simply ended, and the agent comes back for what it has not got.
+Long, because what a node is sent and what its reports change go through the same table of who is connected.
 """
 
 import asyncio
