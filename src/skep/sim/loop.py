@@ -96,9 +96,9 @@ def current_process() -> Process | None:
 
 
 class _SimTask(asyncio.Task[T]):
-    def __init__(self, coro: Any, *, loop: "SimLoop", serial: int, context: contextvars.Context | None) -> None:
+    def __init__(self, coro: Any, *, loop: "SimLoop", serial: int, **options: Any) -> None:
         self._serial = serial
-        super().__init__(coro, loop=loop, context=context)
+        super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
         return self._serial
@@ -265,8 +265,9 @@ class SimLoop(asyncio.BaseEventLoop):
         while timers and timers[0][0] == moment:
             self._ready.append(heapq.heappop(timers)[2])
 
-    def _make_task(self, loop: Any, coro: Any, context: contextvars.Context | None = None) -> "asyncio.Task[Any]":
-        task: asyncio.Task[Any] = _SimTask(coro, loop=self, serial=next(self._serials), context=context)
+    def _make_task(self, loop: Any, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+        # Python 3.11 passes the context alone, 3.14 a name and more.
+        task: asyncio.Task[Any] = _SimTask(coro, loop=self, serial=next(self._serials), **options)
         process = _process.get()
         if process is not None:
             process.adopt(task)
