@@ -51,6 +51,9 @@ class Accepting:
         self.channels.put_nowait((identity, channel))
         await self.is_over.wait()
 
+    async def relay(self, identity: Identity, channel: Channel) -> None:
+        await self.serve(identity, channel)
+
 
 @contextlib.asynccontextmanager
 async def over_websocket() -> AsyncIterator[Ends]:
@@ -62,6 +65,26 @@ async def over_websocket() -> AsyncIterator[Ends]:
         dialled = await HttpControlPort().dial(f"127.0.0.1:{port}", authorities.make("worker1"))
         identity, accepted = await asyncio.wait_for(service.channels.get(), SOON_S)
         assert identity.node_id == "worker1"
+        try:
+            yield Ends(dialled, accepted)
+        finally:
+            await asyncio.gather(dialled.close(), accepted.close())
+    finally:
+        service.is_over.set()
+        await listener.close()
+
+
+@contextlib.asynccontextmanager
+async def over_relay() -> AsyncIterator[Ends]:
+    """The same between two managers; being the same code, it is tried once and not with everything."""
+    authorities, service = Authorities(), Accepting()
+    own = authorities.make("manager1", Role.MANAGER)
+    listener = ControlListener(service, lambda: own, CLUSTER_ID)
+    port = await listener.start("127.0.0.1", 0)
+    try:
+        dialled = await HttpControlPort().relay(f"127.0.0.1:{port}", authorities.make("manager2", Role.MANAGER))
+        identity, accepted = await asyncio.wait_for(service.channels.get(), SOON_S)
+        assert identity.node_id == "manager2"
         try:
             yield Ends(dialled, accepted)
         finally:
@@ -208,3 +231,10 @@ async def test_a_sender_that_gives_up_takes_no_other_with_it(way: tuple[Channel,
     assert not any(task.cancelled() for task in waiting)
     for task in (*done, *waiting):
         task.result()
+
+
+async def test_managers_have_such_a_channel_between_them_too() -> None:
+    async with over_relay() as ends:
+        for sender, receiver in ((ends.dialled, ends.accepted), (ends.accepted, ends.dialled)):
+            await sender.send(b"x" * 70_000)
+            assert await received(receiver) == b"x" * 70_000

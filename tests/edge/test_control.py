@@ -219,3 +219,11 @@ async def test_an_address_that_speaks_no_tls() -> None:
 async def test_what_is_no_address_is_named(addr: str) -> None:
     with pytest.raises(Unreachable):
         await HttpControlPort().root(addr)
+
+
+async def test_only_managers_have_streams_relayed(up: Up) -> None:
+    worker, manager = up.service.authorities.make("worker1"), up.service.authorities.make("manager2", Role.MANAGER)
+    assert await up.status("GET", "/relay", None) == 401
+    assert await up.status("GET", "/relay", worker) == 403
+    up.service.removed.add("manager2")
+    assert await up.status("GET", "/relay", manager) == 403

@@ -16,7 +16,8 @@ from skep.edge.websocket import WebSocketChannel, accepted_websocket
 from skep.model import errors
 from skep.model.codec import MALFORMED
 from skep.model.identity import Credentials, Identity, JoinRequest, Refusal, RenewRequest
-from skep.ports.transport import ControlService
+from skep.model.node import Role
+from skep.ports.transport import Channel, ControlService
 
 T = TypeVar("T")
 MAX_BODY_BYTES: Final = 65_536
@@ -40,6 +41,7 @@ class Caller(enum.Enum):
     ANYONE = enum.auto()
     NODE = enum.auto()
     NODE_EVEN_IF_REMOVED = enum.auto()
+    MANAGER = enum.auto()
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -104,6 +106,7 @@ class ControlListener:
             ("POST", "/join", Caller.ANYONE, self._join),
             ("POST", "/renew", Caller.NODE, self._renew),
             ("GET", "/session", Caller.NODE_EVEN_IF_REMOVED, self._session),
+            ("GET", "/relay", Caller.MANAGER, self._relay),
         ):
             application.router.add_route(method, path, _guarded(caller, handler))
         return application
@@ -121,14 +124,22 @@ class ControlListener:
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         identity = _known(tls.peer_of(request) or tls.removed_peer_of(request))
-        socket = accepted_websocket()
-        await socket.prepare(request)
-        channel = WebSocketChannel(socket)
-        try:
-            await self._service.serve(identity, channel)
-        finally:
-            await channel.close()
-        return socket
+        return await _over_websocket(request, lambda channel: self._service.serve(identity, channel))
+
+    async def _relay(self, request: web.Request) -> web.StreamResponse:
+        identity = _known(tls.peer_of(request))
+        return await _over_websocket(request, lambda channel: self._service.relay(identity, channel))
+
+
+async def _over_websocket(request: web.Request, serve: Callable[[Channel], Awaitable[None]]) -> web.StreamResponse:
+    socket = accepted_websocket()
+    await socket.prepare(request)
+    channel = WebSocketChannel(socket)
+    try:
+        await serve(channel)
+    finally:
+        await channel.close()
+    return socket
 
 
 def _guarded(caller: Caller, handler: Handler) -> Handler:
@@ -152,13 +163,14 @@ def _admit(request: web.Request, caller: Caller) -> None:
     match caller:
         case Caller.ANYONE:
             return
-        case Caller.NODE | Caller.NODE_EVEN_IF_REMOVED:
-            if tls.peer_of(request) is not None:
-                return
-            if tls.removed_peer_of(request) is None:
+        case Caller.NODE | Caller.NODE_EVEN_IF_REMOVED | Caller.MANAGER:
+            identity = tls.peer_of(request)
+            if identity is None and tls.removed_peer_of(request) is None:
                 raise errors.Unauthenticated("this needs a node's certificate; join the swarm first")
-            if caller is Caller.NODE:
+            if identity is None and caller is not Caller.NODE_EVEN_IF_REMOVED:
                 raise errors.Forbidden(REMOVED)
+            if caller is Caller.MANAGER and (identity is None or identity.role != Role.MANAGER):
+                raise errors.Forbidden("only managers may ask this; promote the node first")
         case _:
             assert_never(caller)
 

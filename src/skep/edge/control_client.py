@@ -38,7 +38,7 @@ cast("Any", asyncio.sslproto.SSLProtocol).max_size = 32_768
 
 
 class HttpControlPort:
-    """Implements `ports.transport.ControlPort`."""
+    """Implements `ports.transport.ControlPort` and `RelayPort`."""
 
     def __init__(self, answer_s: float = ANSWER_S) -> None:
         self._answer_s = answer_s
@@ -55,12 +55,18 @@ class HttpControlPort:
         return _issued(addr, await self._ask("POST", addr, "/renew", context, msgspec.json.encode(request)))
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
+        return await self._open(addr, "/session", credentials)
+
+    async def relay(self, addr: str, credentials: Credentials) -> Channel:
+        return await self._open(addr, "/relay", credentials)
+
+    async def _open(self, addr: str, path: str, credentials: Credentials) -> Channel:
         async with contextlib.AsyncExitStack() as unless_done:
             patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
             session = await unless_done.enter_async_context(aiohttp.ClientSession(timeout=patience))
             async with _translated(addr), asyncio.timeout(self._answer_s):
                 socket = await session.ws_connect(
-                    f"https://{addr}/session",
+                    f"https://{addr}{path}",
                     ssl=tls_context.client_context(credentials.root, credentials),
                     server_hostname=MANAGER_NAME,
                     heartbeat=PING_S,
@@ -121,7 +127,7 @@ async def _translated(addr: str) -> AsyncIterator[None]:
     except TransportError:
         raise
     except aiohttp.WSServerHandshakeError as error:
-        raise Declined(f"the manager at {addr} refused a session ({error.status})", is_final=False) from error
+        raise Declined(f"the manager at {addr} refused the connection ({error.status})", is_final=False) from error
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
         raise Untrusted(f"{addr} is no manager of this swarm: its certificate is not one of the swarm's") from error
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:

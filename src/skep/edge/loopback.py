@@ -5,12 +5,15 @@ Edge of nothing: asyncio only. Implements `ports.transport`; credentials are bel
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 
 from skep.core import identity as certificates
 from skep.model.errors import SkepError
 from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
+from skep.model.node import Role
 from skep.ports.transport import Channel, ChannelClosed, ControlService, Declined, Unreachable, Untrusted
 
 CAPACITY = 16
@@ -82,7 +85,7 @@ def memory_channels() -> tuple[MemoryChannel, MemoryChannel]:
 
 
 class Switchboard:
-    """Managers by address. Implements `ports.transport.ControlPort`."""
+    """Managers by address. Implements `ports.transport.ControlPort` and `RelayPort`."""
 
     def __init__(self) -> None:
         self._services: dict[str, ControlService] = {}
@@ -121,8 +124,17 @@ class Switchboard:
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
         service, identity = self._identify(addr, credentials)
+        return self._connect(addr, lambda channel: service.serve(identity, channel))
+
+    async def relay(self, addr: str, credentials: Credentials) -> Channel:
+        service, identity = self._identify(addr, credentials)
+        if identity.role != Role.MANAGER:
+            raise Declined("only managers may ask this")
+        return self._connect(addr, lambda channel: service.relay(identity, channel))
+
+    def _connect(self, addr: str, serve: Callable[[Channel], Coroutine[Any, Any, None]]) -> Channel:
         ours, theirs = memory_channels()
-        task = asyncio.ensure_future(service.serve(identity, theirs))
+        task = asyncio.ensure_future(serve(theirs))
         self._sessions[task] = (addr, ours)
         task.add_done_callback(lambda done: self._sessions.pop(done, None))
         return ours

@@ -1,20 +1,35 @@
-"""What answers on this manager's control port: admission and sessions together.
+"""What answers on this manager's control port: admission, sessions and relays together.
 
 Pure delegation; implements `ports.transport.ControlService`.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from skep.manager.join import Admission
-from skep.manager.sessions import Sessions
 from skep.model.identity import Identity, Issued, JoinRequest, RenewRequest
 from skep.ports.transport import Channel
+
+Relay = Callable[[Identity, Channel], Awaitable[None]]
+
+
+class SessionService(Protocol):
+    """Holds nodes' sessions; see `manager.sessions`."""
+
+    async def serve(self, identity: Identity, channel: Channel) -> None: ...
+
+
+async def no_relay(_identity: Identity, channel: Channel) -> None:
+    """Of a manager that is the only one."""
+    await channel.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     admission: Admission
-    sessions: Sessions
+    sessions: SessionService
+    carry: Relay = no_relay
 
     def root(self) -> str:
         return self.admission.root()
@@ -30,3 +45,6 @@ class Gate:
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         await self.sessions.serve(identity, channel)
+
+    async def relay(self, identity: Identity, channel: Channel) -> None:
+        await self.carry(identity, channel)

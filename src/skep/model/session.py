@@ -23,7 +23,12 @@ INITIAL_CREDIT = 262_144
 
 
 class Hello(Record, frozen=True, kw_only=True, tag="hello"):
-    """First message. Attributes: assignment_version, epoch: what it still holds, 0 and "" for nothing."""
+    """First message.
+
+    Attributes:
+        assignment_version, epoch: What it still holds, 0 and "" for nothing.
+        control_addr: Where its manager listens (host:port); empty on a worker, and while its manager is not up.
+    """
 
     protocol: int = PROTOCOL
     description: NodeDescription
@@ -31,6 +36,7 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     capabilities: list[str] = []
     epoch: str = ""
     assignment_version: int = 0
+    control_addr: str = ""
 
 
 class TaskReport(Record, frozen=True, kw_only=True):
@@ -173,10 +179,16 @@ Answer = FileSent | AttachmentAnswered
 
 
 class Refused(Record, frozen=True, kw_only=True, tag="refused"):
-    """The session ends. Attributes: removed: the node is no longer of this swarm and must not come back."""
+    """The session ends.
+
+    Attributes:
+        removed: The node is no longer of this swarm and must not come back.
+        managers: Where to go instead, at once and to the first first; empty where this manager does not know.
+    """
 
     reason: str
     removed: bool = False
+    managers: list[ManagerAddress] = []
 
 
 # --- streams, either way ---------------------------------------------------------
@@ -198,6 +210,13 @@ class EngineRequest(Record, frozen=True, kw_only=True, tag="engine"):
 
 
 StreamRequest = LogRequest | EngineRequest
+
+
+class RelayOpen(Record, frozen=True, kw_only=True, tag="relay"):
+    """First message on a channel between managers: which node's session the stream is to be opened on."""
+
+    node_id: str
+    request: StreamRequest
 
 
 class StreamOpen(Record, frozen=True, kw_only=True, tag="open"):
@@ -268,6 +287,12 @@ FromManager = (
     | StreamEnd
 )
 
+ToRelay = RelayOpen | StreamData | StreamEof
+"""What the manager a user asked sends to the one that holds the session; the numbers of streams mean nothing there."""
+FromRelay = StreamData | StreamEnd
+
 encoder = msgspec.msgpack.Encoder()
 from_agent = msgspec.msgpack.Decoder(FromAgent)
 from_manager = msgspec.msgpack.Decoder(FromManager)
+to_relay = msgspec.msgpack.Decoder(ToRelay)
+from_relay = msgspec.msgpack.Decoder(FromRelay)

@@ -94,6 +94,18 @@ class ControlPort(Protocol):
         ...
 
 
+class RelayPort(Protocol):
+    """What a manager asks of the one that leads, and so holds the nodes' sessions."""
+
+    async def relay(self, addr: str, credentials: Credentials) -> Channel:
+        """Open a channel for one stream of a node's; see `manager.relay`.
+
+        Raises:
+            TransportError: Within a few seconds.
+        """
+        ...
+
+
 class ControlService(Protocol):
     """What answers on a manager's control port. Refusals are `skep.model.errors`."""
 
@@ -113,4 +125,8 @@ class ControlService(Protocol):
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         """Hold a node's session until it ends; `identity` is what its certificate says."""
+        ...
+
+    async def relay(self, identity: Identity, channel: Channel) -> None:
+        """Carry one stream of a node's for another manager until it ends."""
         ...
