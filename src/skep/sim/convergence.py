@@ -3,12 +3,13 @@
 Pure over the world's state: everything is compared with what the decisions would say again from scratch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from skep.core import allocate, schedule
 from skep.core.allocate import Ledger
+from skep.core.allocate.ledger import Space, claims_of
 from skep.core.dispatch.dispatcher import Dispatcher
 from skep.core.mesh.intent import NodeIntent, fold
 from skep.core.orchestrate import global_, modes
@@ -161,13 +162,24 @@ def overlooked(state: State, now: Nanoseconds) -> Iterator[str]:
             yield f"task {task.name} waits and could be placed"
 
 
-def unnumbered(state: State, now: Nanoseconds) -> list[str]:
-    """Names of tasks that wait for numbers although there are some; freed ones are held back for a while, though."""
+def numbers_in_use(state: State) -> set[tuple[Space, int]]:
+    """Every address, port and VNI that a stored object holds."""
+    tables = (state.networks, state.nodes, state.services, state.tasks)
+    return {claim for table in tables for value in table.values() for claim in claims_of(value)}
+
+
+def unnumbered(state: State, now: Nanoseconds, resting: Iterable[tuple[Space, int]]) -> Iterator[str]:
+    """Tasks that wait for numbers although there are some that do not rest from their last use."""
     if not any(task.status.state == TaskState.NEW and task.status.err for task in state.tasks.values()):
-        return []
-    plan = allocate.reconcile(state, Dirty.everything(state), Ledger.of(state), now)
-    tasks = [change.value for change in plan.changes if isinstance(change, Put)]
-    return [task.name for task in tasks if isinstance(task, Task) and task.status.state == TaskState.PENDING]
+        return
+    ledger = Ledger.of(state)
+    for space, number in resting:
+        if space in ledger.pools:
+            ledger.take(space, ("", "resting"), number)
+    for change in allocate.reconcile(state, Dirty.everything(state), ledger, now).changes:
+        task = change.value if isinstance(change, Put) else None
+        if isinstance(task, Task) and task.status.state == TaskState.PENDING:
+            yield f"task {task.name} waits for a number and there is one"
 
 
 def unrest(state: State, now: Nanoseconds) -> Iterator[str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from skep.core.allocate.ledger import Space
 from skep.core.allocate.pools import COOL_DOWN
 from skep.core.orchestrate import modes
 from skep.lib.ids import new_id
@@ -49,7 +50,7 @@ REST_LIMIT = 400 * SECOND
 PENDING_LIMIT = 60 * SECOND
 """How long tasks without a fitting node, or without an address, are looked on, once all is well."""
 NUMBER_LIMIT = COOL_DOWN + 5 * SECOND
-"""How long a task may lack a number although nobody holds it."""
+"""How long a number that somebody waits for may be nobody's."""
 CLEAR_LIMIT = 90 * SECOND
 SLOWEST_COMMIT = 2 * SECOND
 SHORTEST_SILENCE = 58 * SECOND // 10
@@ -135,7 +136,9 @@ class World:
         self._disturbed: dict[str, tuple[int, int]] = {}
         self._launched: dict[str, str] = {}
         self._deleted: set[tuple[str, str]] = set()
-        self._unnumbered: dict[str, int] = {}
+        self._held: set[tuple[Space, int]] = set()
+        self._freed_at: dict[tuple[Space, int], int] = {}
+        self._numbers_since = 0
         self._n_machines = 0
         self._outside = Process(self.loop, "world")
         self._is_failed = asyncio.Event()
@@ -393,12 +396,15 @@ class World:
                 self.failed(complaint)
 
     def _check_numbers(self) -> None:
-        """A task that waits for a number gets one that is free, once that has cooled down."""
-        waiting = convergence.unnumbered(self.stored, self.manager.ground.clock.now())
-        self._unnumbered = {name: self._unnumbered.get(name, self.loop.now) for name in waiting}
-        for name, since in self._unnumbered.items():
-            if self.loop.now - since > NUMBER_LIMIT:
-                self.failed(f"task {name} waits for a number and there is one")
+        """A number that nobody has held for long goes to who waits for one; how many wait does not matter."""
+        now, held = self.loop.now, convergence.numbers_in_use(self.stored)
+        self._freed_at.update(dict.fromkeys(self._held - held, now))
+        self._held = held
+        self._numbers_since = self._numbers_since or now
+        if now - self._numbers_since > NUMBER_LIMIT:
+            resting = [number for number, freed_at in self._freed_at.items() if now - freed_at <= NUMBER_LIMIT]
+            for complaint in convergence.unnumbered(self.stored, self.manager.ground.clock.now(), resting):
+                self.failed(complaint)
 
     async def _complaints(self) -> list[str]:
         is_new = self._n_machines - len(self.machines)
