@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.etcd_members import Members, running
 
+from skep.edge.etcd.rebase import RebasedStore
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
 from skep.edge.sqlite import SqliteStore
@@ -47,12 +48,14 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], M
         yield members
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd-1", "etcd-3"])
+@pytest.fixture(params=["memory", "rebased", "sqlite", "etcd-1", "etcd-3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, etcd: Callable[[str], Members]) -> AsyncIterator[Store]:
     opened: Store
     match request.param:
         case "memory":
             opened = MemoryStore()
+        case "rebased":
+            opened = RebasedStore(MemoryStore(), 1_000)
         case "sqlite":
             opened = await SqliteStore.open(tmp_path / "store.db")
         case kind:

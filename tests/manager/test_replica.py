@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from tests.factories import a_cluster, a_node, a_service, a_task
 
+from skep.edge.etcd.rebase import RebasedStore
 from skep.edge.memory import MemoryStore
 from skep.edge.sqlite import SqliteStore
 from skep.manager import replica as replicas
+from skep.manager import store_copy
 from skep.manager.replica import Replica
 from skep.model.base import Nanoseconds, Object
 from skep.model.errors import NoQuorum, OutOfDate
@@ -235,3 +237,31 @@ async def test_bytes_that_are_no_object_are_damage() -> None:
     await store.commit([Write("node", "n1", b"\xc1", 0)])
     with pytest.raises(StoreDamaged, match="restore"):
         await Replica(store, SteppingClock()).open()
+
+
+async def test_it_goes_on_with_another_store_that_holds_the_same() -> None:
+    first, second = MemoryStore(), MemoryStore()
+    replica = Replica(first, SteppingClock())
+    await replica.open()
+    await replica.commit(put(a_node("n1"), a_node("n2")))
+    version = replica.view.revision
+    follower = replica.watch()
+    ended = asyncio.ensure_future(replica.wait_ended())
+    moved = RebasedStore(second, version)
+    async with replica.paused():
+        late = asyncio.ensure_future(replica.commit(put(a_node("n3"))))
+        stale = asyncio.ensure_future(replica.commit([Delete("node", "n1", version)]))
+        await asyncio.sleep(0)
+        await store_copy.copy(first, moved)
+        await replica.switch(moved)
+        assert {node.id for node in replica.view.nodes.values()} == {"n1", "n2"}
+    await late
+    with pytest.raises(OutOfDate):
+        await stale  # What was read before the move is at a version of its own now.
+    assert {row.id for row in (await second.load())[1]} == {"n1", "n2", "n3"}
+    assert {row.id for row in (await first.load())[1]} == {"n1", "n2"}
+    revisions = [(await anext(follower)).revision for _ in range(2)]
+    assert version < revisions[0] < revisions[1]
+    assert not ended.done()
+    await replica.close()
+    await asyncio.wait_for(ended, 10)

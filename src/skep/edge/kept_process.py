@@ -117,8 +117,9 @@ class KeptProcess:
         self._ready.clear()
 
     async def close(self) -> None:
-        """End it gracefully; after a limit, by force."""
+        """End it gracefully, also what an earlier daemon left of it; after a limit, by force."""
         await self.detach()
+        self._pid = self._pid or self._predecessor()[0]
         await self._discard()
         self._pid_file.unlink(missing_ok=True)
 

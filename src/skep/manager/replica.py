@@ -10,6 +10,7 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -101,6 +102,12 @@ class Replica:
         self._subscriptions: weakref.WeakKeyDictionary[Subscription, None] = weakref.WeakKeyDictionary()
         self._commits: dict[_Commit, None] = {}
         self._following: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._advanced = asyncio.Event()
 
     async def open(self) -> None:
@@ -116,20 +123,39 @@ class Replica:
             raise StoreDamaged(
                 f"{error}; restore the store from a backup, or run the newer Skep that wrote it"
             ) from error
-        self._following = asyncio.create_task(self._follow(), name="replica")
+        self._start_following()
 
     async def wait_ended(self) -> None:
         """Wait until it follows no more: returns after `close`, raises what it failed of; then the daemon must end."""
-        if self._following is not None:
-            await asyncio.wait([self._following])
-            if not self._following.cancelled():
-                self._following.result()
+        await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self) -> None:
         """Stop following; the store stays open."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        await self._stop_following()
+        self._ended.set()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let no write begin, after those under way have ended; who would write waits."""
+        self._may_write.clear()
+        try:
+            await self._is_idle.wait()
+            yield
+        finally:
+            self._may_write.set()
+
+    async def switch(self, store: Store) -> None:
+        """Go on with another store that holds the same, while paused; the old one stays open.
+
+        Its revisions must be greater. Everyone is told as after a reload, because every version is another one.
+        """
+        await self._stop_following()
+        self._store = store
+        while not await self._reload():
+            pass
+        self._start_following()
 
     async def commit(self, changes: Sequence[Change], *, lease: str = "") -> Batch:
         """Write changes, in several transactions if they are too many for one.
@@ -166,7 +192,9 @@ class Replica:
 
     async def _commit(self, writes: Sequence[Write], lease: str) -> Batch:
         commit = _Commit()
+        await self._may_write.wait()
         self._commits[commit] = None
+        self._is_idle.clear()
         try:
             return await commit.batch(await self._store.commit(writes, lease=lease))
         except StaleVersion as error:
@@ -177,6 +205,23 @@ class Replica:
             raise Unavailable(f"The swarm cannot store changes: {error}") from error
         finally:
             del self._commits[commit]
+            if not self._commits:
+                self._is_idle.set()
+
+    def _start_following(self) -> None:
+        self._following = asyncio.create_task(self._follow(), name="replica")
+        self._following.add_done_callback(self._followed)
+
+    async def _stop_following(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    def _followed(self, following: "asyncio.Task[None]") -> None:
+        if following is self._following and not following.cancelled():
+            self._failure = following.exception()
+            self._ended.set()
 
     async def _follow(self) -> None:
         while True:
@@ -189,14 +234,15 @@ class Replica:
                 log.warning("the store is away, trying again", reason=str(error))
                 await self._clock.sleep(RETRY)
 
-    async def _reload(self) -> None:
-        """Catch up by comparing, where the revisions in between are gone."""
+    async def _reload(self) -> bool:
+        """Catch up by comparing, where the revisions in between are gone; returns whether the store answered."""
         try:
             revision, rows = await self._store.load()
         except StoreUnavailable:
             await self._clock.sleep(RETRY)
-            return
+            return False
         self._take(_catch_up(self.view, revision, rows))
+        return True
 
     def _take(self, batch: Batch) -> None:
         for observer in self.observers:

@@ -16,6 +16,8 @@ CERTIFICATE: Final = "certificate.pem"
 KEY: Final = "key.pem"
 ROOT: Final = "root.pem"
 QUOTA_BYTES: Final = 4 * 1024**3
+PEER_PORT: Final = 2380
+CLIENT_PORT: Final = 2379
 KEPT_REVISIONS: Final = 10_000
 """So far back a watch can resume; older revisions are compacted, checked every five minutes."""
 OLD_WARNINGS: Final = {(3, 5): 33, (3, 6): 14}
@@ -42,6 +44,7 @@ class MemberSettings:
         initial: Peer URLs by name, this one included: of all that begin together, or of those it joins.
         is_joining: It was added to a cluster that exists.
         token: Keeps the members of different swarms apart.
+        is_alone: Begin anew with the data there is and without the other members; for one start only.
     """
 
     name: str
@@ -52,6 +55,7 @@ class MemberSettings:
     initial: Mapping[str, str]
     token: str
     is_joining: bool = False
+    is_alone: bool = False
     program: str = "/usr/bin/etcd"
     timing: Timing = Timing()
 
@@ -87,6 +91,7 @@ def command(settings: MemberSettings) -> Sequence[str]:
         f"--auto-compaction-retention={KEPT_REVISIONS}",
         "--logger=zap",
         "--log-level=error",  # At `warn` 3.4 writes a line for every request that comes through the gateway.
+        *(["--force-new-cluster"] if settings.is_alone else []),
     ]
 
 
