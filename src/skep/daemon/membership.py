@@ -18,14 +18,31 @@ class MembershipDamaged(Exception):
     """The file is there but cannot be read; the text says what to do."""
 
 
+class EtcdPlace(Record, frozen=True, kw_only=True):
+    """A manager's own etcd member, as it was first started: the same words find it again.
+
+    Attributes:
+        peer_url: Where the other members reach it.
+        initial: Peer URLs by node id, this one's included, as of its first start.
+        base: What the store's revisions begin at.
+    """
+
+    peer_url: str
+    initial: dict[str, str]
+    base: int = 0
+    is_joining: bool = False
+
+
 class Membership(Record, frozen=True, kw_only=True):
     """A node's place in its swarm.
 
     Attributes:
-        control_addr: host:port other nodes reach this manager's control listener at; empty on a worker.
+        control_addr: host:port other nodes reach this node's control listener at, while it is a manager.
         listen_addr: host:port that listener is bound to.
         underlay: Address other nodes send VXLAN to.
         managers: Where managers were last known to be.
+        etcd: A manager's own member, where the swarm's state is in etcd; None for SQLite.
+        is_entering: A manager that the others have not let in yet: it holds no state.
         is_leaving: It was told to leave and has not finished stopping its tasks.
     """
 
@@ -37,6 +54,8 @@ class Membership(Record, frozen=True, kw_only=True):
     listen_addr: str = ""
     data_path_port: int = 4789
     managers: list[ManagerAddress] = []
+    etcd: EtcdPlace | None = None
+    is_entering: bool = False
     is_leaving: bool = False
 
 

@@ -15,6 +15,7 @@ from skep.edge import tls, tls_context
 from skep.edge.websocket import WebSocketChannel, accepted_websocket
 from skep.model import errors
 from skep.model.codec import MALFORMED
+from skep.model.council import EntryRequest
 from skep.model.identity import Credentials, Identity, JoinRequest, Refusal, RenewRequest
 from skep.model.node import Role
 from skep.ports.transport import Channel, ControlService
@@ -107,6 +108,8 @@ class ControlListener:
             ("POST", "/renew", Caller.NODE, self._renew),
             ("GET", "/session", Caller.NODE_EVEN_IF_REMOVED, self._session),
             ("GET", "/relay", Caller.MANAGER, self._relay),
+            ("POST", "/managers/enter", Caller.MANAGER, self._enter),
+            ("POST", "/managers/vote", Caller.MANAGER, self._vote),
         ):
             application.router.add_route(method, path, _guarded(caller, handler))
         return application
@@ -129,6 +132,15 @@ class ControlListener:
     async def _relay(self, request: web.Request) -> web.StreamResponse:
         identity = _known(tls.peer_of(request))
         return await _over_websocket(request, lambda channel: self._service.relay(identity, channel))
+
+    async def _enter(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, EntryRequest)
+        return _json(await self._service.enter(_known(tls.peer_of(request)), asked))
+
+    async def _vote(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, EntryRequest)
+        await self._service.vote(_known(tls.peer_of(request)), asked)
+        return web.Response()
 
 
 async def _over_websocket(request: web.Request, serve: Callable[[Channel], Awaitable[None]]) -> web.StreamResponse:

@@ -17,6 +17,7 @@ import msgspec
 from skep.edge import tls_context
 from skep.edge.websocket import CLOSE_S, PING_S, WebSocketChannel
 from skep.model.codec import MALFORMED
+from skep.model.council import Entry, EntryRequest
 from skep.model.identity import MANAGER_NAME, Credentials, Issued, JoinRequest, Refusal, RenewRequest
 from skep.ports.transport import (
     MAX_MESSAGE_BYTES,
@@ -28,6 +29,8 @@ from skep.ports.transport import (
 )
 
 ANSWER_S: Final = 5.0
+ENTER_S: Final = 30.0
+"""For what changes the managers: the swarm's state may have to move first, and etcd takes some seconds for each step."""
 CONNECT_S: Final = 0.6
 """For a session, which a longer round trip would break anyway: the kernel asks again only after a second."""
 SILENT: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)
@@ -38,7 +41,7 @@ cast("Any", asyncio.sslproto.SSLProtocol).max_size = 32_768
 
 
 class HttpControlPort:
-    """Implements `ports.transport.ControlPort` and `RelayPort`."""
+    """Implements `ports.transport.ControlPort`, `RelayPort` and `CouncilPort`."""
 
     def __init__(self, answer_s: float = ANSWER_S) -> None:
         self._answer_s = answer_s
@@ -60,6 +63,18 @@ class HttpControlPort:
     async def relay(self, addr: str, credentials: Credentials) -> Channel:
         return await self._open(addr, "/relay", credentials)
 
+    async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
+        context = tls_context.client_context(credentials.root, credentials)
+        raw = await self._ask("POST", addr, "/managers/enter", context, msgspec.json.encode(request), limit_s=ENTER_S)
+        try:
+            return msgspec.json.decode(raw, type=Entry)
+        except MALFORMED as error:
+            raise Untrusted(f"{addr} sent something other than was asked; it is no manager of this swarm") from error
+
+    async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
+        context = tls_context.client_context(credentials.root, credentials)
+        await self._ask("POST", addr, "/managers/vote", context, msgspec.json.encode(request), limit_s=ENTER_S)
+
     async def _open(self, addr: str, path: str, credentials: Credentials) -> Channel:
         async with contextlib.AsyncExitStack() as unless_done:
             patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
@@ -77,11 +92,18 @@ class HttpControlPort:
         return WebSocketChannel(socket, session.close)
 
     async def _ask(
-        self, method: str, addr: str, path: str, context: ssl.SSLContext, body: bytes | None = None
+        self,
+        method: str,
+        addr: str,
+        path: str,
+        context: ssl.SSLContext,
+        body: bytes | None = None,
+        *,
+        limit_s: float = 0,
     ) -> bytes:
         async with (
             _translated(addr),
-            asyncio.timeout(self._answer_s),
+            asyncio.timeout(limit_s or self._answer_s),
             aiohttp.ClientSession() as session,
             session.request(
                 method, f"https://{addr}{path}", data=body, ssl=context, server_hostname=MANAGER_NAME

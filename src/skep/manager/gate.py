@@ -1,17 +1,36 @@
-"""What answers on this manager's control port: admission, sessions and relays together.
+"""What answers on this manager's control port: admission, sessions, relays and new managers together.
 
 Pure delegation; implements `ports.transport.ControlService`.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from skep.manager.join import Admission
+from skep.model.council import Entry, EntryRequest
+from skep.model.errors import Unavailable
 from skep.model.identity import Identity, Issued, JoinRequest, RenewRequest
 from skep.ports.transport import Channel
 
 Relay = Callable[[Identity, Channel], Awaitable[None]]
+
+
+class CouncilService(Protocol):
+    """Lets other managers in."""
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry: ...
+    async def vote(self, identity: Identity, request: EntryRequest) -> None: ...
+
+
+class NoCouncil:
+    """Of a manager that takes no other."""
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        raise Unavailable("this manager cannot take another; try one that keeps its state on disk")
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None:
+        raise Unavailable("this manager cannot take another; try one that keeps its state on disk")
 
 
 class SessionService(Protocol):
@@ -30,6 +49,7 @@ class Gate:
     admission: Admission
     sessions: SessionService
     carry: Relay = no_relay
+    council: CouncilService = field(default_factory=NoCouncil)
 
     def root(self) -> str:
         return self.admission.root()
@@ -48,3 +68,9 @@ class Gate:
 
     async def relay(self, identity: Identity, channel: Channel) -> None:
         await self.carry(identity, channel)
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        return await self.council.enter(identity, request)
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None:
+        await self.council.vote(identity, request)

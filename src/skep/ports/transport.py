@@ -6,6 +6,7 @@ other end is gone. Every adapter passes tests/contract/test_transport.py.
 
 from typing import Final, Protocol
 
+from skep.model.council import Entry, EntryRequest
 from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
@@ -106,6 +107,19 @@ class RelayPort(Protocol):
         ...
 
 
+class CouncilPort(Protocol):
+    """What a new manager asks of one that holds the swarm's state. Both raise `TransportError`, may take half a minute,
+    and may be asked again."""
+
+    async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
+        """Be let in, without a vote yet."""
+        ...
+
+    async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
+        """Get a vote; returns once it counts. Declined while this manager's member has not caught up."""
+        ...
+
+
 class ControlService(Protocol):
     """What answers on a manager's control port. Refusals are `skep.model.errors`."""
 
@@ -130,3 +144,9 @@ class ControlService(Protocol):
     async def relay(self, identity: Identity, channel: Channel) -> None:
         """Carry one stream of a node's for another manager until it ends."""
         ...
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        """Let another manager in; see `CouncilPort`."""
+        ...
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None: ...
