@@ -91,6 +91,17 @@ async def test_revisions_go_on_after_a_restart_and_older_ones_are_compacted(tmp_
         await second.close()
 
 
+async def test_a_new_store_can_begin_at_a_revision_and_one_that_is_there_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    for begin_at, expected in ((1_000, 1_001), (5, 1_002)):
+        store = await SqliteStore.open(path, begin_at=begin_at)
+        try:
+            assert (await store.load())[0] == expected - 1
+            assert await store.commit([Write("task", f"t{expected}", b"x", 0)]) == expected
+        finally:
+            await store.close()
+
+
 async def test_a_second_opener_is_refused_and_a_third_may_after_the_first_closed(tmp_path: Path) -> None:
     first = await SqliteStore.open(tmp_path / "store.db")
     with pytest.raises(StoreLocked, match="in use by another daemon"):

@@ -49,11 +49,12 @@ class SqliteStore:
         self._ended: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
-    async def open(cls, path: Path, *, create: bool = True) -> "SqliteStore":
+    async def open(cls, path: Path, *, create: bool = True, begin_at: int = 0) -> "SqliteStore":
         """Open the file, or make it; its directory must exist.
 
         Args:
             create: Whether a missing file is made; otherwise that is damage.
+            begin_at: Revision of one that is made.
         Raises:
             StoreLocked: Another process has it open.
             StoreDamaged: Do not go on; the text says what is wrong.
@@ -61,7 +62,8 @@ class SqliteStore:
         """
         store = cls(path)
         opened: asyncio.Future[int] = store._loop.create_future()
-        threading.Thread(target=store._run, args=(create, opened), name="skep-store", daemon=True).start()
+        arguments = (create, begin_at, opened)
+        threading.Thread(target=store._run, args=arguments, name="skep-store", daemon=True).start()
         store._log = ChangeLog(await opened)
         return store
 
@@ -104,9 +106,9 @@ class SqliteStore:
 
     # --- in the thread ---
 
-    def _run(self, create: bool, opened: "asyncio.Future[int]") -> None:
+    def _run(self, create: bool, begin_at: int, opened: "asyncio.Future[int]") -> None:
         try:
-            file = StoreFile(self._path, create=create)
+            file = StoreFile(self._path, create=create, begin_at=begin_at)
         except StoreError as error:
             self._is_closed = True
             self._post(self._settle, opened, error)

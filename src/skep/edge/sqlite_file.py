@@ -44,11 +44,12 @@ def checksum_of(kind: str, id: str, version: int, value: bytes) -> int:
 class StoreFile:
     """An open database file. Not for more than one thread."""
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, begin_at: int = 0) -> None:
         """Open and check a file, or make one.
 
         Args:
             create: Whether a missing file is made; otherwise it is damage.
+            begin_at: Revision of one that is made: for a state whose numbers have to go on rising.
         Raises:
             StoreLocked, StoreDamaged, StoreUnavailable.
         """
@@ -57,7 +58,7 @@ class StoreFile:
         self._lock = self._take_lock()
         try:
             self._look_at_files(create)
-            self._database = self._connect()
+            self._database = self._connect(begin_at)
             try:
                 self.revision, self._n_rows, self._total = self._check()
             except BaseException:
@@ -169,7 +170,7 @@ class StoreFile:
             finally:
                 os.close(directory)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, begin_at: int) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, isolation_level=None, cached_statements=32)
         try:
             for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
@@ -178,6 +179,7 @@ class StoreFile:
                 database.execute("BEGIN IMMEDIATE")
                 for statement in SCHEMA:
                     database.execute(statement)
+                database.execute("UPDATE summary SET revision = ?", (begin_at,))
                 database.execute("COMMIT")
         except BaseException:
             database.close()
