@@ -9,7 +9,7 @@ import ipaddress
 from typing import Final
 
 TABLE: Final = "skep"
-"""Name of the nft table, in every namespace; nothing outside it is ever touched."""
+"""Name of the mesh's nft table, in every namespace; no other is touched but the one that guards managers' port."""
 
 INGRESS_DEVICE: Final = "vx-ingress"
 TUNNEL_DEVICE: Final = "vx"
