@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.etcd_members import Members, running
 
-from skep.edge.etcd.rebase import RebasedStore
+from skep.edge.rebase import RebasedStore
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
 from skep.edge.sqlite import SqliteStore

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.factories import a_cluster, a_node, a_service, a_task
 
-from skep.edge.etcd.rebase import RebasedStore
+from skep.edge.rebase import RebasedStore
 from skep.edge.memory import MemoryStore
 from skep.edge.sqlite import SqliteStore
 from skep.manager import replica as replicas

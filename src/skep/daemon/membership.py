@@ -24,12 +24,10 @@ class EtcdPlace(Record, frozen=True, kw_only=True):
     Attributes:
         peer_url: Where the other members reach it.
         initial: Peer URLs by node id, this one's included, as of its first start.
-        base: What the store's revisions begin at.
     """
 
     peer_url: str
     initial: dict[str, str]
-    base: int = 0
     is_joining: bool = False
 
 
@@ -42,6 +40,7 @@ class Membership(Record, frozen=True, kw_only=True):
         underlay: Address other nodes send VXLAN to.
         managers: Where managers were last known to be.
         etcd: A manager's own member, where the swarm's state is in etcd; None for SQLite.
+        base: What the store's revisions begin at, because another one held the state before; see `edge.rebase`.
         is_entering: A manager that the others have not let in yet: it holds no state.
         is_leaving: It was told to leave and has not finished stopping its tasks.
     """
@@ -55,6 +54,7 @@ class Membership(Record, frozen=True, kw_only=True):
     data_path_port: int = 4789
     managers: list[ManagerAddress] = []
     etcd: EtcdPlace | None = None
+    base: int = 0
     is_entering: bool = False
     is_leaving: bool = False
 

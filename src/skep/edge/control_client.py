@@ -30,7 +30,7 @@ from skep.ports.transport import (
 
 ANSWER_S: Final = 5.0
 ENTER_S: Final = 30.0
-"""For what changes the managers: the swarm's state may have to move first, and etcd takes some seconds for each step."""
+"""For what changes the managers: the state may have to move first, and etcd takes some seconds for each step."""
 CONNECT_S: Final = 0.6
 """For a session, which a longer round trip would break anyway: the kernel asks again only after a second."""
 SILENT: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)

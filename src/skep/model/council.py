@@ -17,7 +17,7 @@ class Entry(Record, frozen=True, kw_only=True):
 
     Attributes:
         initial: Peer URLs by node id, of all members, the new one included.
-        base: What the store's revisions begin at; see `edge.etcd.rebase`.
+        base: What the store's revisions begin at; see `edge.rebase`.
         data_key: Of the cluster.
         is_new: Its member never ran; whatever it has of one is of another life.
     """

@@ -1,6 +1,6 @@
-"""etcd's store with revisions that go on where the store before it ended.
+"""A store with revisions that go on where the store before it ended.
 
-Edge: only through the store and the leadership it wraps. A swarm that moves from SQLite to etcd keeps its numbers
+Edge: only through the store and the leadership it wraps. A swarm whose state moves to another store keeps its numbers
 rising: clients hold versions of objects, and services carry the revision of their spec.
 """
 

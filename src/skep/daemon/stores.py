@@ -1,0 +1,173 @@
+"""Where a manager keeps the swarm's state, and how one stands for leader there: a SQLite file, or its own etcd member.
+
+Edge: picks adapters. The membership says which: one manager keeps a file, several keep etcd.
+"""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from skep.daemon.membership import EtcdPlace, Membership
+from skep.edge.etcd.election import EtcdCandidate
+from skep.edge.etcd.member import EtcdMember
+from skep.edge.etcd.members import Membership as Members
+from skep.edge.etcd.settings import CLIENT_PORT, MemberSettings
+from skep.edge.etcd.store import EtcdStore
+from skep.edge.rebase import RebasedCandidate, RebasedStore
+from skep.edge.sole_leadership import SoleCandidate
+from skep.edge.sqlite import SqliteStore
+from skep.model.errors import Unavailable
+from skep.model.identity import Credentials
+from skep.ports.leadership import Candidate
+from skep.ports.store import Store
+
+STORE_FILE: Final = "store.db"
+FORMER_FILE: Final = "store.db.old"
+FRESH_FILE: Final = "store.db.new"
+ETCD_DIR: Final = "etcd"
+NO_ETCD: Final = (
+    "a swarm with several managers keeps its state in etcd, and there is no {program} on {where}; "
+    "install it there (apt-get install etcd-server; its own service need not run) and try again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlaces:
+    """Where things are on this machine.
+
+    Attributes:
+        swarm_dir: What must survive.
+        run_dir: The etcd member's keys, pid and log; a reboot clears it.
+        program: etcd itself.
+    """
+
+    swarm_dir: Path
+    run_dir: Path
+    program: Path = Path("/usr/bin/etcd")
+    client_port: int = CLIENT_PORT
+
+    @property
+    def has_program(self) -> bool:
+        return self.program.is_file()
+
+    @property
+    def store_file(self) -> Path:
+        return self.swarm_dir / STORE_FILE
+
+    @property
+    def fresh_file(self) -> Path:
+        """A store file that is being made."""
+        return self.swarm_dir / FRESH_FILE
+
+    @property
+    def etcd_dir(self) -> Path:
+        return self.swarm_dir / ETCD_DIR
+
+    def check_program(self) -> None:
+        """Raises: Unavailable: etcd is not installed here."""
+        if not self.has_program:
+            raise Unavailable(NO_ETCD.format(program=self.program, where="this machine"))
+
+
+@dataclass(slots=True)
+class OpenStore:
+    """A store that is open, and what goes with it.
+
+    Attributes:
+        member, members: This manager's own etcd member, and all of them; None with SQLite.
+    """
+
+    store: Store
+    candidate: Candidate
+    member: EtcdMember | None = None
+    members: Members | None = None
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def is_shared(self) -> bool:
+        return self.member is not None
+
+    async def close(self) -> None:
+        """Let go; the etcd member runs on for the next daemon."""
+        await self.closing.aclose()
+
+
+def new_member(
+    places: StorePlaces,
+    member: Membership,
+    place: EtcdPlace,
+    credentials: Callable[[], Credentials],
+    *,
+    is_alone: bool = False,
+) -> EtcdMember:
+    """This manager's etcd member; nothing runs before its start. `is_alone`: see `MemberSettings`."""
+    settings = MemberSettings(
+        name=member.node_id,
+        data_dir=places.etcd_dir,
+        run_dir=places.run_dir,
+        peer_url=place.peer_url,
+        client_url=f"https://127.0.0.1:{places.client_port}",
+        initial=place.initial,
+        token=member.cluster_id,
+        is_joining=place.is_joining,
+        is_alone=is_alone,
+        program=str(places.program),
+    )
+    return EtcdMember(settings, credentials)
+
+
+async def open_sqlite(places: StorePlaces, member: Membership) -> OpenStore:
+    """Open the file.
+
+    Raises:
+        StoreError: It is damaged, gone or in use; the text says what to do.
+    """
+    store = await SqliteStore.open(places.store_file, create=False)
+    opened = OpenStore(rebased(store, member.base), SoleCandidate(member.node_id))
+    opened.closing.push_async_callback(store.close)
+    return opened
+
+
+async def open_etcd(member: Membership, etcd: EtcdMember, fraction: Callable[[], float]) -> OpenStore:
+    """Use an etcd member that runs.
+
+    Args:
+        fraction: The dice, for standing for leader.
+    Raises:
+        StoreUnavailable: There is no quorum at present.
+    """
+    return with_etcd(member, etcd, await EtcdStore.open(etcd.target, member.cluster_id, member.node_id), fraction)
+
+
+def with_etcd(member: Membership, etcd: EtcdMember, store: Store, fraction: Callable[[], float]) -> OpenStore:
+    """What goes with an etcd store that is open. Arguments as of `open_etcd`."""
+    candidate = EtcdCandidate(etcd.target, member.cluster_id, member.node_id, fraction=fraction)
+    members = Members(etcd.target)
+    opened = OpenStore(rebased(store, member.base), RebasedCandidate(candidate, member.base), etcd, members)
+    opened.closing.push_async_callback(etcd.detach)
+    opened.closing.push_async_callback(store.close)
+    opened.closing.push_async_callback(members.close)
+    opened.closing.push_async_callback(candidate.close)
+    return opened
+
+
+def rebased(store: Store, base: int) -> Store:
+    return RebasedStore(store, base) if base else store
+
+
+async def forget_etcd(places: StorePlaces, member: Membership, credentials: Callable[[], Credentials]) -> None:
+    """End and remove an etcd member of this node that counts for nothing, as one from a move that was cut off."""
+    if not places.etcd_dir.exists():
+        return
+    place = EtcdPlace(peer_url="https://127.0.0.1:1", initial={})
+    await new_member(places, member, place, credentials).close()
+    shutil.rmtree(places.etcd_dir)
+
+
+def forget_sqlite(places: StorePlaces) -> None:
+    """Put a file aside that is no longer the store."""
+    if places.store_file.exists():
+        places.store_file.rename(places.swarm_dir / FORMER_FILE)
