@@ -4,6 +4,10 @@ Edge: asyncio; the store port. Whoever wrote, changes come back through the stor
 order of their revisions: another manager's, or those of a process of the simulation, look no different from our own.
 Reads never wait. If the watch breaks, it resumes where it stopped, or, where the store no longer has that
 revision, everything is loaded again and told as one batch of what differs.
+
+Where several managers write, what a user's operation has checked must still hold when it is stored, whoever else writes
+meanwhile. So each such transaction takes the turn: it compares and rewrites one row, which is no part of the state.
+Long, because reading, writing and moving to another store share what is known to be applied.
 """
 
 import asyncio
@@ -22,6 +26,7 @@ from skep.model.base import Object
 from skep.model.errors import NoQuorum, OutOfDate, Unavailable
 from skep.ports.clock import Clock
 from skep.ports.store import (
+    MAX_OPERATIONS,
     Compacted,
     Row,
     RowBatch,
@@ -39,6 +44,8 @@ from skep.store.state import State
 MAX_PENDING: Final = 4_096
 """Batches a slow subscriber may be behind before it is told to start over."""
 RETRY: Final = 250_000_000
+TURN_KIND: Final = "turn"
+TURN_ID: Final = "api"
 OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequence"
 
 log = structlog.get_logger(__name__)
@@ -91,10 +98,13 @@ class Replica:
         view: The state as of the last applied revision.
         observers: Called with each batch right after it is applied, in order, before anyone else hears of it; they
             must not wait, and must not fail.
+        is_shared: Other managers write to the store too.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, *, is_shared: bool = False) -> None:
         self.view = State()
+        self.is_shared = is_shared
+        self._turn = 0
         self.observers: list[Callable[[Batch], None]] = []
         self._store = store
         self._clock = clock
@@ -118,7 +128,7 @@ class Replica:
         """
         revision, rows = await self._store.load()
         try:
-            self.view.load([_read(row) for row in rows], revision)
+            self.view.load([_read(row) for row in self._objects(rows)], revision)
         except codec.CorruptObject as error:
             raise StoreDamaged(
                 f"{error}; restore the store from a backup, or run the newer Skep that wrote it"
@@ -146,35 +156,40 @@ class Replica:
         finally:
             self._may_write.set()
 
-    async def switch(self, store: Store) -> None:
+    async def switch(self, store: Store, *, is_shared: bool = False) -> None:
         """Go on with another store that holds the same, while paused; the old one stays open.
 
         Its revisions must be greater. Everyone is told as after a reload, because every version is another one.
         """
         await self._stop_following()
         self._store = store
+        self.is_shared = is_shared
         while not await self._reload():
             pass
         self._start_following()
 
-    async def commit(self, changes: Sequence[Change], *, lease: str = "") -> Batch:
+    async def commit(self, changes: Sequence[Change], *, lease: str = "", takes_turn: bool = False) -> Batch:
         """Write changes, in several transactions if they are too many for one.
 
         Args:
             changes: In an order in which every prefix is a legal state; no object twice.
             lease: See `Store.commit`.
+            takes_turn: It is refused, too, if anybody took a turn that the view of this very moment does not hold.
         Returns:
             What changed, as applied to the view by now; of several transactions the events of all.
         Raises:
-            OutOfDate: An object is not at the version it was read at. Of several transactions earlier ones stay.
+            OutOfDate: An object, or the turn, is not at the version it was read at. Of several transactions earlier
+                ones stay.
             NoQuorum, Unavailable: The store cannot write at present.
             LeaseLost: This manager is no longer the leader.
         """
         now = self._clock.now()
         revision = self.view.revision
         events: list[Event] = []
-        for writes in transactions([_write(change, now) for change in changes]):
-            batch = await self._commit(writes, lease)
+        turn = self._turn
+        for writes in transactions([_write(change, now) for change in changes], MAX_OPERATIONS - takes_turn):
+            own = [Write(TURN_KIND, TURN_ID, b"", turn)] if takes_turn else []
+            turn, batch = await self._commit([*own, *writes], lease)
             revision = batch.revision
             events.extend(batch.events)
         return Batch(revision, events)
@@ -190,13 +205,15 @@ class Replica:
         self._subscriptions[subscription] = None
         return subscription
 
-    async def _commit(self, writes: Sequence[Write], lease: str) -> Batch:
+    async def _commit(self, writes: Sequence[Write], lease: str) -> tuple[int, Batch]:
+        """Returns: the transaction's own revision, and the batch it came with."""
         commit = _Commit()
         await self._may_write.wait()
         self._commits[commit] = None
         self._is_idle.clear()
         try:
-            return await commit.batch(await self._store.commit(writes, lease=lease))
+            revision = await self._store.commit(writes, lease=lease)
+            return revision, await commit.batch(revision)
         except StaleVersion as error:
             raise OutOfDate(OUT_OF_SEQUENCE) from error
         except StoreUnavailable as error:
@@ -227,7 +244,7 @@ class Replica:
         while True:
             try:
                 async for batch in self._store.watch(self.view.revision):
-                    self._take(self.view.apply(_changes(batch), batch.revision))
+                    self._take(self.view.apply(self._changes(batch), batch.revision))
             except Compacted:
                 await self._reload()
             except StoreUnavailable as error:
@@ -241,8 +258,22 @@ class Replica:
         except StoreUnavailable:
             await self._clock.sleep(RETRY)
             return False
-        self._take(_catch_up(self.view, revision, rows))
+        self._take(_catch_up(self.view, revision, self._objects(rows)))
         return True
+
+    def _objects(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows that are objects; takes in the one that is not."""
+        self._turn = next((row.version for row in rows if row.kind == TURN_KIND), 0)
+        return [row for row in rows if row.kind != TURN_KIND]
+
+    def _changes(self, batch: RowBatch) -> Iterator[Change]:
+        for event in batch.events:
+            if event.kind == TURN_KIND:
+                self._turn = batch.revision if event.value is not None else 0
+            elif event.value is None:
+                yield Delete(event.kind, event.id, 0)
+            else:
+                yield Put(codec.decode(event.kind, event.value, batch.revision))
 
     def _take(self, batch: Batch) -> None:
         for observer in self.observers:
@@ -267,14 +298,6 @@ def _write(change: Change, now: int) -> Write:
 
 def _read(row: Row) -> Object:
     return codec.decode(row.kind, row.value, row.version)
-
-
-def _changes(batch: RowBatch) -> Iterator[Change]:
-    for event in batch.events:
-        if event.value is None:
-            yield Delete(event.kind, event.id, 0)
-        else:
-            yield Put(codec.decode(event.kind, event.value, batch.revision))
 
 
 def _catch_up(state: State, revision: int, rows: Sequence[Row]) -> Batch:

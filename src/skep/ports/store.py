@@ -85,12 +85,12 @@ def check_legal(writes: Sequence[Write]) -> None:
         raise ValueError("a transaction writes each row at most once")
 
 
-def transactions(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
-    """Cut writes, no row twice, into pieces a store takes, in order."""
+def transactions(writes: Sequence[Write], at_most: int = MAX_OPERATIONS) -> Iterator[Sequence[Write]]:
+    """Cut writes, no row twice, into pieces a store takes, in order; `at_most`: writes in a piece."""
     start = size = 0
     for n, write in enumerate(writes):
         length = len(write.value or b"")
-        if n > start and (n - start == MAX_OPERATIONS or size + length > MAX_BYTES):
+        if n > start and (n - start == at_most or size + length > MAX_BYTES):
             yield writes[start:n]
             start, size = n, 0
         size += length

@@ -2,7 +2,7 @@
 
 Edge: asyncio, the replica. An operation checks everything on the view and answers its changes; it runs again if
 somebody else wrote what it had read. One at a time: what one checked (a free name, a network nobody uses) still holds
-when it is committed, because everyone else who could take it waits.
+when it is committed, because everyone else who could take it waits; where several managers write, see `turns`.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Final
 
 from skep.lib.ids import new_id
 from skep.manager.control.checks import OUT_OF_SEQUENCE, SpecRevisions
+from skep.manager.control.turns import Turns
 from skep.manager.replica import Replica
 from skep.model.base import Nanoseconds
 from skep.model.errors import OutOfDate
@@ -36,6 +37,7 @@ class Writes:
         self._replica = replica
         self._dice = dice
         self._turn = asyncio.Lock()
+        self._turns = Turns(replica)
         replica.observers.insert(0, self.revisions.observe)
 
     @property
@@ -55,7 +57,10 @@ class Writes:
             operation: Raises `SkepError` to refuse; may run several times.
         Raises:
             OutOfDate: What it writes keeps changing under it.
+            NoQuorum, Unavailable: It cannot be stored at present.
         """
+        if self._replica.is_shared:
+            return await self._turns.run(operation)
         async with self._turn:
             for _ in range(ATTEMPTS):
                 changes = operation(self._replica.view)
