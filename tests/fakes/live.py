@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.fakes.swarm import ALREADY, NO_SWARM, WORKER
 
-from skep.api.backend import InitRequest, JoinRequest, LocalState
+from skep.api.backend import InitRequest, JoinRequest, LocalState, RestoreRequest
 from skep.edge.clock import SystemClock, SystemDice
 from skep.edge.memory import MemoryStore
 from skep.manager.ca import CertificateAuthority
@@ -186,6 +186,9 @@ class LiveNode:
         if not request.join_token.startswith("SWMTKN-1-"):
             raise InvalidSpec("invalid join token")
         self.local_state = LocalState("active", "joined".ljust(25, "0"), "192.0.2.2", False)
+
+    async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
+        raise NotManager(ALREADY)
 
     async def unlock_swarm(self, unlock_key: str) -> None:
         if self.local_state.state == "inactive":

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import msgspec
 
-from skep.api.backend import InitRequest, JoinRequest, LocalState, TaskLogEntry
+from skep.api.backend import InitRequest, JoinRequest, LocalState, RestoreRequest, TaskLogEntry
 from skep.lib.durations import SECOND
+from skep.model.backup import BackupDamaged, check_new_pass_phrase
 from skep.model.base import Object
 from skep.model.cluster import Cluster, JoinTokens, SwarmSpec
 from skep.model.errors import Conflict, InUse, InvalidSpec, NotFound, NotManager, OutOfDate
@@ -348,6 +349,11 @@ class FakeControl:
     def unlock_key(self) -> str:
         return ""
 
+    async def save_backup(self, pass_phrase: str) -> AsyncIterator[bytes]:
+        check_new_pass_phrase(pass_phrase)
+        for piece in (b"a ", b"backup ", f"under {pass_phrase}".encode()):
+            yield piece
+
     async def update_cluster(
         self,
         version: int,
@@ -398,6 +404,7 @@ class FakeNode:
         self.swarm: FakeControl | None = None
         self.attachments = None
         self.asked: InitRequest | JoinRequest | None = None
+        self.restored: RestoreRequest | None = None
 
     async def engine_facts(self) -> EngineFacts:
         return EngineFacts("process", "0.1.0", "linux", "amd64", 2 * 10**9, 4 << 30)
@@ -428,6 +435,15 @@ class FakeNode:
             raise InvalidSpec("invalid join token")
         self.asked = request
         self.local_state = LocalState("active", "joined".ljust(25, "x"), "192.0.2.2", False)
+
+    async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
+        if self.local_state.state != "inactive":
+            raise NotManager(ALREADY)
+        raw = b"".join([piece async for piece in content])
+        if not raw.startswith(b"a backup"):
+            raise BackupDamaged("this is no backup of Skep's; give the file that `skep backup save` wrote")
+        self.restored = request
+        return await self.init_swarm(InitRequest())
 
     async def unlock_swarm(self, unlock_key: str) -> None:
         if self.local_state.state == "inactive":

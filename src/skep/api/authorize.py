@@ -38,6 +38,9 @@ SWARM: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MAN
 ENGINE: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR, CallerKind.MANAGER})
 """Commands this machine's engine, which is as good as root on it; so is a manager, who decides what runs here."""
 
+KEYS: Access = frozenset({CallerKind.LOCAL, CallerKind.OPERATOR})
+"""Takes away all that the swarm keeps secret: for people only."""
+
 
 def check(caller: Caller, access: Access) -> None:
     """Let the caller pass, or not.

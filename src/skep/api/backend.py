@@ -73,6 +73,21 @@ class JoinRequest:
     availability: str = "active"
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """What else a backup is restored with. Addresses are as of `InitRequest`.
+
+    Attributes:
+        is_forced: Also while another manager of the swarm answers.
+    """
+
+    pass_phrase: str = field(repr=False)
+    advertise_addr: str = ""
+    listen_addr: str = ""
+    data_path_addr: str = ""
+    is_forced: bool = False
+
+
 class Control(Protocol):
     """The swarm's control operations, on a manager. `reference` is a full id, a full name or a unique id prefix."""
 
@@ -167,6 +182,14 @@ class Control(Protocol):
         """
         ...
 
+    def save_backup(self, pass_phrase: str) -> AsyncIterator[bytes]:
+        """A backup of the whole swarm, in pieces, as of the moment in which the first is asked for.
+
+        Raises:
+            InvalidSpec: The pass phrase is no protection.
+        """
+        ...
+
     def open_engine(self, node_id: str) -> ByteStream:
         """Open a connection to a node's container engine; whether it has one shows when it is first read.
 
@@ -221,6 +244,15 @@ class LocalNode(Protocol):
         ...
 
     async def join_swarm(self, request: JoinRequest) -> None: ...
+    async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
+        """Make this node the only manager of the swarm in a backup; returns this node's id.
+
+        Raises:
+            NotManager: It is in a swarm. InvalidSpec: an address is not possible, or the backup is damaged.
+            Unauthenticated: The pass phrase is wrong. Conflict: a manager of that swarm answers.
+        """
+        ...
+
     async def unlock_swarm(self, unlock_key: str) -> None:
         """Give a locked manager its key.
 

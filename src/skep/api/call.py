@@ -6,7 +6,7 @@ limits, spelling and headers are the same everywhere.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -125,9 +125,22 @@ class Call:
         length = self.request.content_length
         if length is not None and length > limit:
             raise TooLarge(f"request body of {length} bytes is larger than the {limit} bytes this request may have")
-        await self.invite_body()
         chunks: list[bytes] = []
         size = 0
+        async for chunk in self.pieces():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"request body is larger than the {limit} bytes this request may have")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, however long it is.
+
+        Raises:
+            TooSlow, InvalidSpec.
+        """
+        await self.invite_body()
         content = self.request.content
         while not content.at_eof():
             try:
@@ -137,11 +150,7 @@ class Call:
                 raise TooSlow(f"request body stopped arriving for {BODY_IDLE_S:.0f} seconds") from error
             except web.RequestPayloadError as error:
                 raise InvalidSpec(f"request body cannot be read: {error}") from error
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"request body is larger than the {limit} bytes this request may have")
-            chunks.append(chunk)
-        return b"".join(chunks)
+            yield chunk
 
     async def invite_body(self) -> None:
         """Tell a client that waits for it (`Expect: 100-continue`) to send the body."""

@@ -19,6 +19,7 @@ from skep.edge.sole_leadership import SoleCandidate
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
+from skep.manager.control.backup import Backups
 from skep.manager.control.control import Surroundings, SwarmControl
 from skep.manager.gate import Gate
 from skep.manager.join import Admission
@@ -156,6 +157,7 @@ class ManagerParts:
                 sealer=seal,
                 logs=TaskLogs(sessions.open_stream, clock),
                 open_engine=sessions.open_engine,
+                save_backup=Backups(replica, clock, self._membership.node_id, secret).save,
                 certify=lambda csr, name, lifetime: authority.issue_operator(
                     csr,
                     Operator(name=name, cluster_id=self._membership.cluster_id),

@@ -8,7 +8,7 @@ touches the same few fields under one lock.
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ import structlog
 
 from skep.agent.attachments import Attachments
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
-from skep.api.backend import Control, InitRequest, JoinRequest, LocalState
+from skep.api.backend import Control, InitRequest, JoinRequest, LocalState, RestoreRequest
 from skep.core import identity as certificates
 from skep.core import quorum
 from skep.daemon import advertise
@@ -24,6 +24,7 @@ from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
 from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
 from skep.daemon.membership import Membership, MembershipDamaged
+from skep.daemon.restore import Place, restore
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
@@ -323,6 +324,19 @@ class Node:
                 await self._undo()
                 raise
         await self._wait_welcome()
+
+    async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
+        """Make this node the only manager of the swarm in a backup; see `api.backend.LocalNode`."""
+        async with self._changing:
+            self._require_outside()
+            try:
+                self._staging.mkdir(mode=0o700)
+                restored = await restore(Place(self._staging, self.hostname, self._means), request, content)
+                await self._settle(restored.member, restored.credentials)
+            except BaseException:
+                await self._undo()
+                raise
+            return restored.member.node_id
 
     async def _ask_certificate(self, request: JoinRequest, token: JoinToken) -> tuple[Credentials, str]:
         port = HttpControlPort()

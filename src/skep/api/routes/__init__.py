@@ -3,6 +3,7 @@
 from skep.api.call import Route
 from skep.api.routes import (
     attached,
+    backup,
     containers,
     distribution,
     engine,
@@ -30,6 +31,7 @@ ALL: tuple[Route, ...] = (
     *networks.ROUTES,
     *files.ROUTES,
     *explain.ROUTES,
+    *backup.ROUTES,
     *attached.ROUTES,
     *local.ROUTES,
     *volumes.ROUTES,

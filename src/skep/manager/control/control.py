@@ -43,6 +43,11 @@ def no_engine(node_id: str) -> ByteStream:
     raise Unavailable(f"node {node_id} is not available")
 
 
+def no_backup(pass_phrase: str) -> AsyncIterator[bytes]:
+    """Where nothing can be saved."""
+    raise Unavailable("this manager has no data key at hand to save; try another one")
+
+
 def no_authority(csr: str, name: str, lifetime: Nanoseconds) -> Issued:
     """Where nothing can be certified."""
     raise Unavailable("this manager has no certificate authority; try another one")
@@ -57,6 +62,7 @@ class Surroundings:
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
         certify: Signs an operator's certificate.
+        save_backup: Under a pass phrase; see `manager.control.backup`.
     """
 
     clock: Clock
@@ -66,6 +72,7 @@ class Surroundings:
     logs: LogSource
     open_engine: Callable[[str], ByteStream] = no_engine
     certify: operators.Certify = no_authority
+    save_backup: Callable[[str], AsyncIterator[bytes]] = no_backup
 
 
 class SwarmControl:
@@ -156,6 +163,9 @@ class SwarmControl:
 
     def issue_operator(self, name: str, csr: str, lifetime: Nanoseconds) -> Issued:
         return operators.issue_operator(self._surroundings.certify, name, csr, lifetime)
+
+    def save_backup(self, pass_phrase: str) -> AsyncIterator[bytes]:
+        return self._surroundings.save_backup(pass_phrase)
 
     # --- nodes, networks, the cluster ------------------------------------------------
 
