@@ -23,6 +23,7 @@ from tests.factories import (
 
 from skep.core import schedule
 from skep.core.plan import Dirty, Plan
+from skep.core.schedule.inventory import MAX_ARRANGEMENTS
 from skep.core.schedule.site import FAILURE_WINDOW
 from skep.lib.durations import SECOND
 from skep.model.base import Object
@@ -304,6 +305,41 @@ class TestRetry:
         it.put(a_node("n1", cpus=1, state=NodeState.DOWN))
         reason = "no suitable node (1 node not available for new tasks; insufficient resources on 1 node)"
         assert it.err() == reason
+
+    def test_services_that_ask_the_same_see_nodes_change(self) -> None:
+        template = a_template(constraints=["node.labels.disk==ssd"], spread=["node.labels.zone"])
+        ssd, hdd = {"disk": "ssd", "zone": "a"}, {"disk": "hdd", "zone": "b"}
+        it = Scheduler(a_node("n1", labels=ssd), a_node("n2", labels=hdd))
+        where: list[str] = []
+        for name, change in (
+            ("a", []),
+            ("b", [a_node("n1", labels=hdd), a_node("n2", labels=ssd)]),
+            ("c", [a_node("n2", labels=ssd, availability=Availability.DRAIN), a_node("n3", labels=ssd)]),
+        ):
+            it.put(*change, *pending(1, a_service(name, template=template), name))
+            where.append(it.task(f"{name}1").node_id)
+        it.delete("node", "n3")
+        it.put(*pending(1, a_service("d", template=template), "d"))
+        assert where == ["n1", "n2", "n3"]
+        nobody = "scheduling constraints not satisfied on 1 node"
+        assert it.err("d1") == f"no suitable node (1 node not available for new tasks; {nobody})"
+
+    def test_services_that_ask_the_same_keep_limits_of_their_own(self) -> None:
+        it = Scheduler(a_node("n1", cpus=4))
+        for name, template in (("a", a_template(cpus=3)), ("b", a_template(cpus=2)), ("c", a_template(cpus=1))):
+            it.put(*pending(1, a_service(name, template=template), name))
+        it.put(*pending(2, a_service("d", template=a_template(max_replicas=1)), "d"))
+        it.put(*pending(2, a_service("e"), "e"))
+        assert it.places() == {"a1": "n1", "b1": "", "c1": "n1", "d1": "n1", "d2": "", "e1": "n1", "e2": "n1"}
+
+    def test_more_kinds_of_demands_than_are_kept(self) -> None:
+        nodes = [a_node(f"n{n}", labels={"kind": str(n)}) for n in range(MAX_ARRANGEMENTS + 2)]
+        it = Scheduler(*nodes)
+        for turn in ("x", "y"):
+            for n in range(len(nodes)):
+                service = a_service(f"{turn}{n}", template=a_template(constraints=[f"node.labels.kind=={n}"]))
+                it.put(*pending(1, service, service.id))
+                assert it.task(f"{service.id}1").node_id == f"n{n}"
 
     def test_a_deleted_or_unwanted_task_is_forgotten(self) -> None:
         it = Scheduler(*pending(2, a_service()))

@@ -70,6 +70,13 @@ class Demand:
     spread: tuple[Spread, ...] = ()
     home: str = ""
 
+    @property
+    def lasting(self) -> "Demand":
+        """What it asks of the nodes themselves, without what changes when tasks come and go, and for whom it is."""
+        return replace(
+            self, service_id="", spec_version=0, cpu_nano=0, memory_bytes=0, generic=(), host_ports=(), max_replicas=0
+        )
+
 
 def demand_of(task: Task) -> Demand:
     """What a task asks for."""

@@ -49,12 +49,13 @@ class Filter:
 class Pipeline:
     """The filters that apply to one demand."""
 
-    __slots__ = ("_dynamic", "demand", "filters")
+    __slots__ = ("_dynamic", "_lasting", "demand", "filters")
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
         self.filters = tuple(candidate for candidate in FILTERS if candidate.applies(demand))
         self._dynamic = tuple(candidate.admits for candidate in self.filters if candidate.is_dynamic)
+        self._lasting = tuple(candidate.admits for candidate in self.filters if not candidate.is_dynamic)
 
     def refusal(self, site: Site) -> Filter | None:
         """The first filter that refuses a node; None if it is suitable."""
@@ -64,13 +65,13 @@ class Pipeline:
                 return candidate
         return None
 
-    def still_fits(self, site: Site) -> bool:
-        """Whether a node that was suitable still is after tasks were placed on it."""
-        demand = self.demand
-        for admits in self._dynamic:  # noqa: SIM110  # all() with a generator costs half of placing a task
-            if not admits(demand, site):
-                return False
-        return True
+    def admits(self, site: Site) -> bool:
+        """Whether a node would be suitable if there were room on it; that holds until the node changes."""
+        return _is_admitted(self._lasting, self.demand, site)
+
+    def fits(self, site: Site) -> bool:
+        """Whether there is room on a node, whatever else speaks against it; that holds until a task comes or goes."""
+        return _is_admitted(self._dynamic, self.demand, site)
 
     def explain(self, sites: Iterable[Site]) -> str:
         """Count the refusals, most frequent first: `insufficient resources on 2 nodes; …`; "" if there are none."""
@@ -84,6 +85,13 @@ class Pipeline:
     def codes(self, sites: Iterable[Site]) -> bytearray:
         """The code of each node, in their order."""
         return bytearray(map(self.code, sites))
+
+
+def _is_admitted(checks: Iterable[Callable[[Demand, Site], bool]], demand: Demand, site: Site) -> bool:
+    for admits in checks:  # noqa: SIM110  # all() with a generator costs half of placing a task
+        if not admits(demand, site):
+            return False
+    return True
 
 
 def sentence(codes: Iterable[int]) -> str:

@@ -5,9 +5,12 @@ decision compares it with the view it is handed, so a plan that never happened h
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from skep.core.schedule.demand import Demand
 from skep.core.schedule.filters import Pipeline
 from skep.core.schedule.site import Site, is_counted
+from skep.core.schedule.spread import Arrangement
 from skep.model.lifecycle import TaskState
 from skep.model.node import Node
 from skep.model.task import Task
@@ -17,12 +20,23 @@ from skep.store.state import View
 GroupKey = tuple[str, int, str]
 """Service id and spec version; for a task of no service, its own id and -1."""
 
+MAX_ARRANGEMENTS = 64
+"""Each is a list of the nodes: what is kept is a matter of memory."""
+
 _FAILURES = (TaskState.FAILED, TaskState.REJECTED)
 
 
 def group_of(task: Task) -> GroupKey:
     """Tasks of one group ask for the same."""
     return (task.service_id, task.spec_version, task.home) if task.service_id else (task.id, -1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Why a group waits, as it was told. Attributes: codes: what each node said, by the node's place."""
+
+    pipeline: Pipeline
+    codes: bytearray
 
 
 class Inventory:
@@ -35,7 +49,7 @@ class Inventory:
         preplaced: Tasks that were made for a node and must be confirmed there, by node.
         freed: Nodes on which something became free since the last decision.
         shifted: Nodes on which anything was taken or became free since.
-        refusals: What each node said to each waiting group when that was told why it waits, by the node's place.
+        refusals: What each waiting group was told.
         are_nodes_changed: A node came, went or changed since the last decision.
     """
 
@@ -46,9 +60,10 @@ class Inventory:
         self.preplaced: dict[str, dict[str, None]] = {}
         self.freed: set[str] = set()
         self.shifted: set[str] = set()
-        self.refusals: dict[GroupKey, bytearray] = {}
+        self.refusals: dict[GroupKey, Refusals] = {}
         self.places: dict[str, int] = {}
         self.are_nodes_changed = True
+        self._arrangements: dict[Demand, Arrangement] = {}
         self._waits: dict[str, GroupKey] = {}
         self._awaits_node: dict[str, str] = {}
         self._tentative: dict[tuple[str, str], None] = {}
@@ -129,14 +144,27 @@ class Inventory:
         """Give every node its place, after nodes have changed: what was said before is about others."""
         self.places = {id: place for place, id in enumerate(self.sites)}
         self.refusals.clear()
+        self._arrangements.clear()
 
-    def says_other(self, group: GroupKey, pipeline: Pipeline) -> bool:
+    def arrangement(self, pipeline: Pipeline) -> Arrangement:
+        """The nodes as a demand may choose among them, kept for others: most services ask the same of nodes."""
+        lasting = pipeline.demand.lasting
+        found = self._arrangements.get(lasting)
+        if found is None:
+            if len(self._arrangements) >= MAX_ARRANGEMENTS:
+                self._arrangements.clear()
+            found = Arrangement(list(self.sites.values()), lasting.spread, pipeline.admits)
+            self._arrangements[lasting] = found
+        return found
+
+    def says_other(self, group: GroupKey) -> bool:
         """Whether a node would now give a waiting group another answer than it was told."""
         told = self.refusals.get(group)
         if told is None:
             return True
+        codes, code, places = told.codes, told.pipeline.code, self.places
         shifted = (self.sites[id] for id in self.shifted if id in self.sites)
-        return any(told[self.places[site.node.id]] != pipeline.code(site) for site in shifted)
+        return any(codes[places[site.node.id]] != code(site) for site in shifted)
 
     def awaits_node(self, task_id: str) -> bool:
         """Whether a task was made for a node and is not confirmed there."""

@@ -12,7 +12,7 @@ import msgspec
 from skep.core.plan import NOTHING, Dirty, Plan
 from skep.core.schedule.demand import demand_of
 from skep.core.schedule.filters import Pipeline, sentence
-from skep.core.schedule.inventory import GroupKey, Inventory
+from skep.core.schedule.inventory import GroupKey, Inventory, Refusals
 from skep.core.schedule.site import Site
 from skep.core.schedule.spread import chooser
 from skep.model.base import Nanoseconds
@@ -92,9 +92,7 @@ class _Placement:
             return
         demand = demand_of(tasks[0])
         pipeline = Pipeline(demand)
-        sites = self.inventory.sites.values()
-        suitable = {site.node.id for site in sites if pipeline.refusal(site) is None}
-        choice = chooser(demand, sites, suitable, pipeline.still_fits, self.now)
+        choice = chooser(demand, self.inventory.arrangement(pipeline), pipeline.fits, self.now)
         for task in tasks:
             site = choice.choose()
             if site is None:
@@ -107,14 +105,15 @@ class _Placement:
 
         Placing takes room, and room that becomes free may still be of no use: both change what nodes say to others.
         """
-        sites = self.inventory.sites.values()
-        for group, ids in list(self.inventory.waiting.items()):
-            tasks = self._tasks(ids)
-            pipeline = Pipeline(demand_of(tasks[0])) if tasks else None
-            if pipeline is None or not (group in self.refused or self.inventory.says_other(group, pipeline)):
+        inventory = self.inventory
+        for group, ids in list(inventory.waiting.items()):
+            if not (group in self.refused or inventory.says_other(group)):
                 continue
-            self.inventory.refusals[group] = codes = pipeline.codes(sites)
-            self._refuse(tasks, _unsuitable(sentence(codes)))
+            tasks = self._tasks(ids)
+            if tasks:
+                pipeline = Pipeline(demand_of(tasks[0]))
+                inventory.refusals[group] = told = Refusals(pipeline, pipeline.codes(inventory.sites.values()))
+                self._refuse(tasks, _unsuitable(sentence(told.codes)))
         for task_id in [id for node_id in sorted(self.inventory.shifted) for id in self._preplaced(node_id)]:
             self.confirm(task_id)
 

@@ -7,7 +7,7 @@ Source: swarmkit/manager/scheduler/scheduler.go (scheduleNTasksOnSubtree, nodeLe
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from skep.core.schedule.demand import Demand, Spread
@@ -24,24 +24,28 @@ class Chooser(Protocol):
 
 
 class Leaf:
-    """Nodes that differ in load only."""
+    """Nodes that differ in load only; looked at when the first of them is asked for."""
 
     def __init__(
-        self, sites: Iterable[Site], fits: Callable[[Site], bool], rank: Callable[[Site], tuple[int, int, int]]
+        self, sites: Iterable[Site], fits: Callable[[Site], bool], rank: Callable[[Site], tuple[int, int, int, str]]
     ) -> None:
+        self._sites = sites
         self._fits = fits
         self._rank = rank
-        self._heap = [(*rank(site), site.node.id, site) for site in sites]
-        heapq.heapify(self._heap)
+        self._heap: list[tuple[tuple[int, int, int, str], Site]] | None = None
 
     def choose(self) -> Site | None:
-        heap, rank = self._heap, self._rank
+        rank, fits = self._rank, self._fits
+        if self._heap is None:
+            self._heap = [(rank(site), site) for site in self._sites if fits(site)]
+            heapq.heapify(self._heap)
+        heap = self._heap
         while heap:
-            site = heap[0][4]
-            entry = (*rank(site), site.node.id, site)
-            if entry[:3] != heap[0][:3]:
-                heapq.heapreplace(heap, entry)  # It was chosen before and has a task more since.
-            elif self._fits(site):
+            known, site = heap[0]
+            now = rank(site)
+            if now != known:
+                heapq.heapreplace(heap, (now, site))  # It was chosen before and has a task more since.
+            elif fits(site):
                 return site
             else:
                 heapq.heappop(heap)
@@ -67,31 +71,54 @@ class Branches:
         return None
 
 
-def chooser(
-    demand: Demand, sites: Iterable[Site], suitable: set[str], fits: Callable[[Site], bool], now: Nanoseconds
-) -> Chooser:
-    """Arrange nodes for a demand.
+class Arrangement:
+    """Nodes by the values of spread preferences, and which of them may be chosen.
+
+    It holds as long as the nodes stay as they are, for all demands with the same `lasting`.
+    """
+
+    __slots__ = ("admitted", "branches", "sites")
+
+    def __init__(self, sites: Sequence[Site], spread: Sequence[Spread], admits: Callable[[Site], bool]) -> None:
+        """Sort nodes into branches.
+
+        Args:
+            sites: All nodes, also those that may not be chosen: their tasks count for their branch.
+            spread: The levels of the tree, from its root.
+            admits: Whether a node may be chosen, as long as there is room on it.
+        """
+        self.sites = sites
+        self.branches: dict[str, Arrangement] | None = None
+        self.admitted: Sequence[Site] = ()
+        if not spread:
+            self.admitted = [site for site in sites if admits(site)]
+            return
+        groups: dict[str, list[Site]] = {}
+        for site in sites:
+            groups.setdefault(spread[0].value(site.node), []).append(site)
+        self.branches = {value: Arrangement(group, spread[1:], admits) for value, group in groups.items()}
+
+
+def chooser(demand: Demand, arrangement: Arrangement, fits: Callable[[Site], bool], now: Nanoseconds) -> Chooser:
+    """Rank nodes for a demand.
 
     Args:
-        sites: All nodes, also unsuitable ones: their tasks count for their branch.
-        suitable: Ids of those that may be chosen.
-        fits: Whether a suitable node still is after tasks were placed on it.
+        arrangement: Made for the demand, or one with the same `lasting`.
+        fits: Whether an admitted node has room.
     """
     service_id = demand.service_id
 
-    def rank(site: Site) -> tuple[int, int, int]:
-        return site.recent_failures(demand, now), site.by_service.get(service_id, 0), site.total
+    def rank(site: Site) -> tuple[int, int, int, str]:
+        failures = site.recent_failures(demand, now) if site.failures else 0
+        return failures, site.by_service.get(service_id, 0), site.total, site.node.id
 
-    def arrange(sites: list[Site], spread: tuple[Spread, ...]) -> Chooser:
-        if not spread:
-            return Leaf((site for site in sites if site.node.id in suitable), fits, rank)
-        level, rest = spread[0], spread[1:]
-        groups: dict[str, list[Site]] = {}
-        for site in sites:
-            groups.setdefault(level.value(site.node), []).append(site)
-        return Branches(
-            (sum(site.by_service.get(service_id, 0) for site in group), value, arrange(group, rest))
-            for value, group in groups.items()
-        )
+    def ranked(part: Arrangement) -> Chooser:
+        if part.branches is None:
+            return Leaf(part.admitted, fits, rank)
+        return Branches((_count(branch, service_id), value, ranked(branch)) for value, branch in part.branches.items())
 
-    return arrange(list(sites), demand.spread)
+    return ranked(arrangement)
+
+
+def _count(part: Arrangement, service_id: str) -> int:
+    return sum([site.by_service.get(service_id, 0) for site in part.sites])
