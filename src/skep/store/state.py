@@ -5,7 +5,7 @@ touching it, so that one decision can build on another's changes and all of them
 Objects are immutable; a reader may keep what it was given.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -23,7 +23,7 @@ from skep.store.changes import Batch, Change, Delete, Event, Put
 
 T = TypeVar("T", bound=Object)
 T_co = TypeVar("T_co", bound=Object, covariant=True)
-IndexFunction = Callable[[T], Iterable[Hashable]]
+IndexFunction = Callable[[T], Collection[Hashable]]
 
 
 class TableView(Protocol[T_co]):
@@ -57,24 +57,23 @@ class View(Protocol):
     def configs(self) -> TableView[Config]: ...
 
 
-def _unplaced(task: Task) -> Iterator[Hashable]:
-    if task.status.state == TaskState.PENDING and not task.node_id and task.desired_state <= TaskState.COMPLETE:
-        yield True
+def _if(is_true: bool) -> Collection[Hashable]:
+    """The keys of an index that only holds what a condition is true of."""
+    return (True,) if is_true else ()
 
 
-def _timed(task: Task) -> Iterator[Hashable]:
-    if task.look_at:
-        yield True
+def _unplaced(task: Task) -> Collection[Hashable]:
+    is_waiting = task.status.state == TaskState.PENDING and not task.node_id
+    return _if(is_waiting and task.desired_state <= TaskState.COMPLETE)
 
 
-def _updating(service: Service) -> Iterator[Hashable]:
-    if service.update_status and service.update_status.state in ("updating", "rollback_started"):
-        yield True
+def _updating(service: Service) -> Collection[Hashable]:
+    status = service.update_status
+    return _if(status is not None and status.state in ("updating", "rollback_started"))
 
 
-def _per_node(service: Service) -> Iterator[Hashable]:
-    if service.spec.mode.global_ is not None or service.spec.mode.global_job is not None:
-        yield True
+def _per_node(service: Service) -> Collection[Hashable]:
+    return _if(service.spec.mode.global_ is not None or service.spec.mode.global_job is not None)
 
 
 def _service_networks(service: Service) -> set[Hashable]:
@@ -116,7 +115,7 @@ TASK_INDEXES: Final[dict[str, IndexFunction[Task]]] = {
     "slot": lambda task: ((task.service_id, task.slot or task.node_id),),
     "network": lambda task: {attachment.network_id for attachment in task.attachments},
     "unplaced": _unplaced,
-    "timed": _timed,
+    "timed": lambda task: _if(bool(task.look_at)),
 }
 NETWORK_INDEXES: Final[dict[str, IndexFunction[Network]]] = {"name": lambda network: (network.spec.name,)}
 SECRET_INDEXES: Final[dict[str, IndexFunction[Secret]]] = {"name": lambda secret: (secret.spec.name,)}
@@ -155,9 +154,9 @@ class Table(Generic[T]):
         old = self.rows.get(id)
         for name, function in self.functions.items():
             index = self.indexes[name]
-            keys = set(function(value))
-            if old is not None and (before := set(function(old))) != keys:
-                self._unindex(index, before - keys, id)
+            keys = function(value)
+            if old is not None and (before := function(old)) != keys:
+                self._unindex(index, set(before).difference(keys), id)
             for key in keys:
                 entries = index.get(key)
                 if entries is None:
@@ -172,7 +171,7 @@ class Table(Generic[T]):
         old = self.rows.pop(id, None)
         if old is not None:
             for name, function in self.functions.items():
-                self._unindex(self.indexes[name], set(function(old)), id)
+                self._unindex(self.indexes[name], function(old), id)
         return old
 
     @staticmethod
