@@ -8,8 +8,17 @@ from skep.agent.wants import Wants
 from skep.edge.clock import SystemClock, SystemDice
 from skep.model.assignment import Delta
 from skep.model.errors import SkepError
-from skep.model.node import NodeDescription
-from skep.model.session import Answer, Hello, ManagerAddress, Question, StreamData, StreamRequest, TaskReport
+from skep.model.node import NodeDescription, Role, TLSInfo
+from skep.model.session import (
+    Answer,
+    CertificateHeld,
+    Hello,
+    ManagerAddress,
+    Question,
+    StreamData,
+    StreamRequest,
+    TaskReport,
+)
 from skep.store.changes import Batch
 from skep.store.state import View
 
@@ -31,6 +40,7 @@ class FakeDesk:
     registered: list[tuple[str, Hello]] = field(default_factory=list)
     beats: list[str] = field(default_factory=list)
     reports: list[tuple[str, Sequence[TaskReport]]] = field(default_factory=list)
+    held: list[tuple[str, CertificateHeld]] = field(default_factory=list)
     refusal: SkepError | None = None
     heartbeat_period: int = PERIOD
 
@@ -42,11 +52,29 @@ class FakeDesk:
     def beat(self, node_id: str) -> None:
         self.beats.append(node_id)
 
+    async def hold(self, node_id: str, held: CertificateHeld) -> None:
+        self.held.append((node_id, held))
+
     async def report(self, node_id: str, reports: Sequence[TaskReport]) -> None:
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
         self.reports.append((node_id, reports))
+
+
+class SettledPapers:
+    """A certificate that stays; notes what the swarm wants."""
+
+    held = CertificateHeld(serial="1", trust=TLSInfo())
+
+    def __init__(self) -> None:
+        self.wanted: list[TLSInfo] = []
+
+    async def wait_other(self, told: CertificateHeld) -> CertificateHeld:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # Never.
+
+    def follow(self, wanted: TLSInfo, role: Role | None) -> None:
+        self.wanted.append(wanted)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fuzz.damage import mutated
 from tests.fuzz.rounds import brief, lasting, rounds
 from tests.manager.test_session_fuzz import anything, speak
-from tests.sessions import SOON_S, FakeHandler, QuickClock
+from tests.sessions import SOON_S, FakeHandler, QuickClock, SettledPapers
 
 from skep.agent.conversation import Conversation, Removed, SessionOver
 from skep.edge.clock import SystemDice
@@ -17,7 +17,6 @@ from skep.edge.loopback import memory_channels
 from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.errors import Unavailable
-from skep.model.node import TLSInfo
 from skep.model.session import (
     Assignments,
     EngineRequest,
@@ -91,7 +90,7 @@ async def listen(said: list[bytes]) -> None:
     """Hold a conversation with a manager that welcomes, then says all this, then goes."""
     ours, theirs = memory_channels()
     handler = Node(source=nothing)
-    talk = Conversation(ours, handler, QuickClock(), SystemDice(), trust=TLSInfo())
+    talk = Conversation(ours, handler, QuickClock(), SystemDice(), papers=SettledPapers())
 
     async def hold() -> None:
         welcome = await talk.greet()

@@ -44,7 +44,7 @@ def test_the_root_is_a_p256_authority_for_twenty_years(authority: CertificateAut
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert isinstance(key.curve, ec.SECP256R1)
     assert root.not_valid_after_utc - root.not_valid_before_utc >= datetime.timedelta(days=20 * 365)
-    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 1)
     root.verify_directly_issued_by(root)
 
 

@@ -1,12 +1,12 @@
 """What an agent and a manager say to each other on one channel, from hello to its end.
 
-Edge: asyncio. Six parts run beside each other: reading, heartbeats, reports, telling what is applied, asking for files,
-and noticing that the hello is out of date; the first that ends is the end of all.
+Edge: asyncio. Seven parts run beside each other: reading, heartbeats, reports, telling what is applied and which
+certificate is held, asking for files, and noticing that the hello is out of date; the first to end is the end of all.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -16,11 +16,12 @@ from skep.model import session as protocol
 from skep.model.base import Nanoseconds
 from skep.model.codec import MALFORMED
 from skep.model.credit import Overdrawn
-from skep.model.node import TLSInfo
+from skep.model.node import Role, TLSInfo
 from skep.model.session import (
     Applied,
     Assignments,
     AttachmentAnswered,
+    CertificateHeld,
     FileSent,
     FromAgent,
     FromManager,
@@ -36,6 +37,7 @@ from skep.model.session import (
     StreamEof,
     StreamOpen,
     TaskReport,
+    TrustWanted,
     Welcome,
 )
 from skep.ports.clock import Clock, Dice
@@ -57,12 +59,27 @@ class Removed(Exception):
     """The node is no longer of the swarm; the text is what the manager said."""
 
 
+class Papers(Protocol):
+    """This node's certificate and roots, which it tells so that users can follow a rotation."""
+
+    @property
+    def held(self) -> CertificateHeld: ...
+
+    async def wait_other(self, told: CertificateHeld) -> CertificateHeld:
+        """Wait until something other than `told` is held."""
+        ...
+
+    def follow(self, wanted: TLSInfo, role: Role | None) -> None:
+        """The swarm wants these roots trusted and a certificate of that issuer and role; it is asked for soon."""
+        ...
+
+
 class Conversation:
     """One session's messages."""
 
-    def __init__(self, channel: Channel, handler: Handler, clock: Clock, dice: Dice, *, trust: TLSInfo) -> None:
-        """Prepare. `trust`: the root this node trusts, which it says so that users can follow a rotation."""
-        self._trust = trust
+    def __init__(self, channel: Channel, handler: Handler, clock: Clock, dice: Dice, *, papers: Papers) -> None:
+        self._papers = papers
+        self._told = papers.held
         self._channel = channel
         self._handler = handler
         self._clock = clock
@@ -80,8 +97,10 @@ class Conversation:
             SessionOver: No welcome came. Removed: the node is not wanted. ChannelClosed.
         """
         hello = await self._handler.hello()
-        description = msgspec.structs.replace(hello.description, tls_info=self._trust)
-        await self._send(msgspec.structs.replace(hello, description=description))
+        self._told = self._papers.held
+        description = msgspec.structs.replace(hello.description, tls_info=self._told.trust)
+        serial = self._told.serial
+        await self._send(msgspec.structs.replace(hello, description=description, certificate_serial=serial))
         try:
             async with asyncio.timeout(WELCOME_S):
                 answer = await self._receive()
@@ -104,7 +123,7 @@ class Conversation:
             SessionOver, Removed, ChannelClosed: why it ended.
         """
         talks = (self._read(learn), self._beat(period), self._report(), self._announce(), self._ask())
-        parts = [asyncio.ensure_future(part) for part in (*talks, self._renew_hello())]
+        parts = [asyncio.ensure_future(part) for part in (*talks, self._tell_held(), self._renew_hello())]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -137,6 +156,8 @@ class Conversation:
                     self._is_stored.set()
                 case FileSent() | AttachmentAnswered():
                     self._handler.answered(message)
+                case TrustWanted():
+                    self._papers.follow(message.trust, message.role)
                 case Managers():
                     await learn(message.managers)
                 case StreamOpen() | StreamData() | StreamCredit() | StreamEof() | StreamEnd():
@@ -179,6 +200,11 @@ class Conversation:
         while True:
             told = await self._handler.wait_applied(told)
             await self._send(Applied(version=told))
+
+    async def _tell_held(self) -> None:
+        while True:
+            self._told = await self._papers.wait_other(self._told)
+            await self._send(self._told)
 
     async def _renew_hello(self) -> None:
         """End the session when the node has something new to say of itself: the next one begins with it."""

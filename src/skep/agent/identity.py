@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 from skep.core import identity as certificates
 from skep.model.base import Nanoseconds
 from skep.model.errors import Unauthenticated
-from skep.model.identity import Credentials, Identity, Issued
+from skep.model.identity import Credentials, Identity, Issued, Proof, proof_text
+from skep.model.session import CertificateHeld
 
 RETRY_SHARE: Final = 0.05
 """Of the time left until the certificate ends, how much passes before a failed renewal is tried again."""
@@ -47,16 +48,14 @@ def accept_issued(request: KeyRequest, issued: Issued) -> Credentials:
     """Put key and certificate together.
 
     Raises:
-        Unauthenticated: The certificate is for another key, or was not signed by the root it came with.
+        Unauthenticated: The certificate is for another key, or does not lead to a root it came with.
     """
-    certificate, root = certificates.load_certificate(issued.certificate), certificates.load_certificate(issued.root)
+    certificate = certificates.load_certificate(issued.certificate)
     key = serialization.load_pem_private_key(request.key.encode(), password=None)
     if certificate.public_key() != key.public_key():
         raise Unauthenticated("the swarm issued a certificate for another key; join again")
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise Unauthenticated("the swarm's certificate was not signed by its own root; join again") from error
+    if not certificates.is_trusted(issued.certificate, issued.root):
+        raise Unauthenticated("the swarm's certificate was not signed by its own root; join again")
     certificates.identity_of(certificate)
     return Credentials(certificate=issued.certificate, key=request.key, root=issued.root)
 
@@ -108,6 +107,35 @@ class NodeIdentity:
             raise Unauthenticated("the renewed certificate is for another node; the old one stays in use")
         self._keep(credentials)
         self._hold(credentials)
+
+    @property
+    def held(self) -> CertificateHeld:
+        """What is in force, as the swarm is told of it."""
+        return CertificateHeld(serial=self._identity.serial, trust=certificates.held_facts(self._credentials))
+
+    def retrust(self, roots: str) -> None:
+        """Trust other roots from now on: first on disk, then here.
+
+        Raises:
+            Unauthenticated: They are none, or this node's own certificate leads to none of them.
+        """
+        if not certificates.is_trusted(self._credentials.certificate, roots):
+            raise Unauthenticated("this node's certificate is not of these roots; it keeps those it has")
+        credentials = msgspec.structs.replace(self._credentials, root=roots)
+        self._keep(credentials)
+        self._credentials = credentials
+
+    def prove(self, csr: str) -> Proof:
+        """Show that this node holds its key to one who is to certify another.
+
+        Raises:
+            Unauthenticated: The key is of another kind than Skep makes.
+        """
+        key = serialization.load_pem_private_key(self._credentials.key.encode(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise Unauthenticated("this node's key is not one that Skep made; join again")
+        signature = key.sign(proof_text(csr), ec.ECDSA(hashes.SHA256()))
+        return Proof(certificate=self._credentials.certificate, signature=signature)
 
     def postpone(self, now: Nanoseconds) -> None:
         """A renewal failed: try again after a small part of the time that is left."""

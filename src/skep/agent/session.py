@@ -12,14 +12,12 @@ from typing import Final
 
 import structlog
 
+from skep.agent.certificate import CertificateKeeper
 from skep.agent.conversation import Conversation, Removed, SessionOver
 from skep.agent.handler import Handler
-from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
+from skep.agent.identity import NodeIdentity
 from skep.agent.managers import AddressBook
 from skep.agent.waiting import BackOff
-from skep.core import identity as certificates
-from skep.model.errors import Unauthenticated
-from skep.model.identity import RenewRequest
 from skep.model.session import ManagerAddress
 from skep.ports.clock import Clock, Dice
 from skep.ports.transport import Channel, ChannelClosed, ControlPort, TransportError, Unreachable
@@ -34,7 +32,6 @@ SILENT_PAUSE: Final = SECOND // 5
 """The longest while no manager says anything at all: after a cut the node is back in balancing within 2 s."""
 STEADY: Final = 5 * SECOND
 """A session that lasted so long was a good one: the pauses begin small again."""
-LONGEST_NAP: Final = 3600 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,7 @@ class AgentSession:
         self._pauses = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self._connected = asyncio.Event()
         self._is_answered = False
+        self._keeper = CertificateKeeper(identity, self._to_ask, ports.control, ports.clock, ports.dice)
         self.manager_addr = ""
 
     @property
@@ -77,13 +75,16 @@ class AgentSession:
     async def run(self) -> None:
         """Stay connected until cancelled; returns only once the node was removed and the handler has cleaned up."""
         async with asyncio.TaskGroup() as group:
-            renewal = group.create_task(self._renew())
+            renewal = group.create_task(self._keeper.run())
             try:
                 await self._stay_connected()
             except Removed as removal:
                 log.warning("this node was removed from the swarm", reason=str(removal))
                 await self._handler.removed(str(removal))
             renewal.cancel()
+
+    def _to_ask(self) -> Sequence[str]:
+        return [self.manager_addr] if self.manager_addr else self._book.order(self._ports.dice)
 
     # --- finding a manager -----------------------------------------------------------
 
@@ -93,6 +94,8 @@ class AgentSession:
             for address in self._book.order(self._ports.dice):
                 if await self._visit(address):
                     break  # It was good: begin with it again.
+            if self._keeper.dismissal:
+                raise Removed(self._keeper.dismissal)
             await self._pause()
 
     async def _visit(self, address: str) -> bool:
@@ -135,8 +138,7 @@ class AgentSession:
 
     async def _converse(self, address: str, channel: Channel) -> None:
         """Raises: SessionOver, ChannelClosed, Removed: why it ended."""
-        trust = certificates.tls_facts(self._identity.credentials.root)
-        talk = Conversation(channel, self._handler, self._ports.clock, self._ports.dice, trust=trust)
+        talk = Conversation(channel, self._handler, self._ports.clock, self._ports.dice, papers=self._keeper)
         welcome = await talk.greet()
         self._book.praise(address)
         self.manager_addr = address
@@ -150,29 +152,3 @@ class AgentSession:
         self._book.learn([manager.addr for manager in managers])
         if managers:
             await self._handler.managers_changed(managers)
-
-    # --- certificate ---------------------------------------------------------------------
-
-    async def _renew(self) -> None:
-        """Renew the certificate whenever it is time, beside the session."""
-        while True:
-            wait = self._identity.renew_at - self._ports.clock.now()
-            if wait > 0:
-                await self._ports.clock.sleep(min(wait, LONGEST_NAP))
-            elif not await self._renew_once():
-                self._identity.postpone(self._ports.clock.now())
-
-    async def _renew_once(self) -> bool:
-        addresses = [self.manager_addr] if self.manager_addr else self._book.order(self._ports.dice)
-        for address in addresses:
-            request = new_key_request()
-            asked = RenewRequest(csr=request.csr)
-            try:
-                issued = await self._ports.control.renew(address, self._identity.credentials, asked)
-                self._identity.renewed(accept_issued(request, issued))
-            except (TransportError, Unauthenticated, OSError) as error:
-                log.warning("the certificate could not be renewed", manager=address, reason=str(error))
-            else:
-                log.info("the certificate was renewed", manager=address)
-                return True
-        return False

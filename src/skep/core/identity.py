@@ -5,16 +5,18 @@ Pure: reads PEM and DER, makes no key and signs nothing.
 
 import base64
 import datetime
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from skep.lib.durations import HOUR
 from skep.model.base import Nanoseconds
 from skep.model.errors import Unauthenticated
-from skep.model.identity import OPERATOR_UNIT, ROLES, Identity, Operator
+from skep.model.identity import OPERATOR_UNIT, ROLES, Credentials, Identity, Operator
 from skep.model.node import TLSInfo
 
 BACKDATE: Final = HOUR
@@ -103,6 +105,47 @@ def load_certificate(pem: str) -> x509.Certificate:
         raise Unauthenticated("this is not a PEM certificate; send one that begins with BEGIN CERTIFICATE") from error
 
 
+def load_certificates(pem: str) -> list[x509.Certificate]:
+    """Read certificates that stand one after the other; at least one.
+
+    Raises:
+        Unauthenticated: There is none, or one cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise Unauthenticated("these are no PEM certificates; send some that begin with BEGIN CERTIFICATE") from error
+
+
+def issuer_of(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    """Who of the candidates signed a certificate; None if nobody did. When any of them ends is not looked at."""
+    for candidate in candidates:
+        try:
+            certificate.verify_directly_issued_by(candidate)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return candidate
+    return None
+
+
+def is_trusted(chain_pem: str, roots_pem: str) -> bool:
+    """Whether a certificate leads to one of the roots, by way of at most one other that it came with.
+
+    When they end is not looked at.
+
+    Args:
+        chain_pem: The certificate, and after it others that may stand between it and a root.
+    Raises:
+        Unauthenticated: One cannot be read.
+    """
+    leaf, *between = load_certificates(chain_pem)
+    roots = load_certificates(roots_pem)
+    if issuer_of(leaf, roots) is not None:
+        return True
+    middle = issuer_of(leaf, between)
+    return middle is not None and issuer_of(middle, roots) is not None
+
+
 def renewal_at(certificate_pem: str, fraction: float) -> Nanoseconds:
     """When to renew: between 50 and 80 % of the certificate's life, so that nodes spread themselves.
 
@@ -118,13 +161,33 @@ def renewal_at(certificate_pem: str, fraction: float) -> Nanoseconds:
     return begin + int((end - begin) * share)
 
 
-def tls_facts(root_pem: str) -> TLSInfo:
-    """What Docker's API says of trust. Source: Docker API 1.51, definition TLSInfo: DER in base64."""
-    root = load_certificate(root_pem)
-    key = root.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+def tls_facts(roots_pem: str, issuer_pem: str = "") -> TLSInfo:
+    """What Docker's API says of trust.
+
+    Args:
+        roots_pem: What is trusted, one or several roots.
+        issuer_pem: Whose certificates the nodes have; the first of the roots if empty.
+    Source: Docker API 1.51, definition TLSInfo: DER in base64.
+    """
+    return _tls_facts(roots_pem, load_certificate(issuer_pem or roots_pem))
+
+
+def held_facts(credentials: Credentials) -> TLSInfo:
+    """As `tls_facts`, of what a node holds.
+
+    Raises:
+        Unauthenticated: One of its certificates cannot be read.
+    """
+    leaf, *between = load_certificates(credentials.certificate)
+    roots = load_certificates(credentials.root)
+    return _tls_facts(credentials.root, issuer_of(leaf, [*roots, *between]) or roots[0])
+
+
+def _tls_facts(roots_pem: str, issuer: x509.Certificate) -> TLSInfo:
+    key = issuer.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return TLSInfo(
-        trust_root=root_pem,
-        cert_issuer_subject=_base64(root.subject.public_bytes()),
+        trust_root=roots_pem,
+        cert_issuer_subject=_base64(issuer.subject.public_bytes()),
         cert_issuer_public_key=_base64(key),
     )
 

@@ -13,7 +13,7 @@ from skep.core.plan import NOTHING, Plan
 from skep.model.base import Nanoseconds
 from skep.model.lifecycle import TaskState, is_progress, is_terminal
 from skep.model.node import Node, NodeDescription, NodeState
-from skep.model.session import TaskReport
+from skep.model.session import CertificateHeld, TaskReport
 from skep.model.task import Task, TaskStatus
 from skep.store.changes import Change, Put
 from skep.store.state import View
@@ -87,11 +87,14 @@ def register(
     underlay: str,
     capabilities: Sequence[str],
     now: Nanoseconds,
+    *,
+    serial: str = "",
 ) -> Plan:
     """Take in a node's hello.
 
     Args:
         underlay: Its underlay address.
+        serial: Of the certificate it holds; empty if it did not say.
     Returns:
         A put of the node, if anything is new. A node that is not in the swarm is noted, not created: joining does that.
     """
@@ -104,10 +107,21 @@ def register(
         description=_keep_known(node, _keep_trust(node, description)),
         status=msgspec.structs.replace(new.status, addr=underlay or node.status.addr),
         capabilities=sorted(capabilities),
+        held_serial=serial or node.held_serial,
     )
     if new == node:
         return NOTHING
     return Plan((Put(msgspec.structs.replace(new, updated_at=now)),))
+
+
+def holds(view: View, node_id: str, held: CertificateHeld, now: Nanoseconds) -> Plan:
+    """Take in which certificate a node has come to use, and what it trusts."""
+    node = view.nodes.get(node_id)
+    if node is None:
+        return NOTHING
+    description = msgspec.structs.replace(node.description, tls_info=held.trust)
+    new = msgspec.structs.replace(node, description=description, held_serial=held.serial)
+    return Plan((Put(msgspec.structs.replace(new, updated_at=now)),)) if new != node else NOTHING
 
 
 def returned(node: Node, now: Nanoseconds) -> Node:

@@ -8,31 +8,36 @@ Source: swarmkit/ca/certificates.go.
 import datetime
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from skep.core import identity as certificates
+from skep.core import trust
 from skep.lib.durations import DAY
 from skep.lib.ids import ID_LENGTH, base36
-from skep.manager.seal import Seal
+from skep.manager.seal import Sealer
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Authority
-from skep.model.errors import InvalidSpec
+from skep.model.errors import InvalidSpec, Unavailable
 from skep.model.identity import OPERATOR_UNIT, UNITS, Identity, Issued, Operator
 from skep.model.node import Role, TLSInfo
+from skep.model.sealed import Sealed
+from skep.store.state import View
 
 ROOT_NAME: Final = "swarm-ca"
 ROOT_LIFETIME: Final = 20 * 365 * DAY
 DEFAULT_LIFETIME: Final = 90 * DAY
 KEY_PURPOSE: Final = "authority"
 MAX_CSR_CHARACTERS: Final = 16_384
+
+SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +76,24 @@ def _usage(*, is_authority: bool) -> x509.KeyUsage:
 
 
 class CertificateAuthority:
-    """Issues certificates under one root."""
+    """Issues certificates under one root; while another root follows it, under that one, so that both lead there.
 
-    def __init__(self, root: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    Attributes:
+        root_pem: The present root, whose digest is in the join tokens.
+        trusted_pem: Every root that is trusted now.
+    """
+
+    def __init__(self, root: x509.Certificate, key: SigningKey, present: Authority | None = None) -> None:
+        """Take up a root and its key.
+
+        Args:
+            present: The cluster's authority if the root follows it; None if the root is the present one.
+        """
         self._root = root
         self._key = key
-        self.root_pem = _pem(root)
+        self._between = present.rotation.cross_signed_pem if present is not None and present.rotation else ""
+        self.root_pem = present.certificate_pem if present is not None else _pem(root)
+        self.trusted_pem = trust.roots(present) if present is not None else self.root_pem
 
     @classmethod
     def create(cls, now: Nanoseconds) -> "CertificateAuthority":
@@ -89,7 +106,7 @@ class CertificateAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(term.starts_at)
             .not_valid_after(term.ends_at)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)  # For a root that follows.
             .add_extension(_usage(is_authority=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
@@ -97,19 +114,46 @@ class CertificateAuthority:
         return cls(root, key)
 
     @classmethod
-    def open(cls, authority: Authority, seal: Seal) -> "CertificateAuthority":
-        """Take the authority up again from the cluster object.
+    def open(cls, authority: Authority, seal: Sealer) -> "CertificateAuthority":
+        """Take the authority up again from the cluster object: the next root's, where one follows.
 
         Raises:
             Unauthenticated: The key cannot be opened, or the certificate is none.
         """
-        der = seal.open(authority.sealed_key, KEY_PURPOSE)
-        key = serialization.load_der_private_key(der, password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise InvalidSpec("the swarm's CA key is not an elliptic-curve key; restore the cluster from a backup")
-        return cls(certificates.load_certificate(authority.certificate_pem), key)
+        if authority.rotation is None:
+            return cls.open_present(authority, seal)
+        key = _opened(authority.rotation.sealed_key, seal)
+        return cls(certificates.load_certificate(authority.rotation.certificate_pem), key, authority)
 
-    def sealed(self, seal: Seal) -> Authority:
+    @classmethod
+    def open_present(cls, authority: Authority, seal: Sealer) -> "CertificateAuthority":
+        """As `open`, but always the present root's, which signs whatever is to follow it."""
+        return cls(certificates.load_certificate(authority.certificate_pem), _opened(authority.sealed_key, seal))
+
+    def cross_sign(self, root_pem: str) -> str:
+        """Certify another root's name and key, for as long as that root lasts.
+
+        Returns:
+            PEM: what leads from the other root's certificates to this one.
+        """
+        other = certificates.load_certificate(root_pem)
+        key = other.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+            raise InvalidSpec("the root's key is neither an elliptic-curve nor an RSA key; choose another root")
+        crossed = (
+            x509.CertificateBuilder(subject_name=other.subject, issuer_name=self._root.subject, public_key=key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(other.not_valid_before_utc)
+            .not_valid_after(other.not_valid_after_utc)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(is_authority=True), critical=True)
+            .add_extension(_key_id(other), critical=False)
+            .add_extension(self._authority_key_id, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return _pem(crossed)
+
+    def sealed(self, seal: Sealer) -> Authority:
         """The authority as the cluster object keeps it."""
         der = self._key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -164,16 +208,55 @@ class CertificateAuthority:
             .add_extension(_usage(is_authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(self._authority_key_id, critical=False)
         )
 
+    @property
+    def _authority_key_id(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(_key_id(self._root))
+
     def _issued(self, builder: x509.CertificateBuilder) -> Issued:
-        return Issued(certificate=_pem(builder.sign(self._key, hashes.SHA256())), root=self.root_pem)
+        certificate = _pem(builder.sign(self._key, hashes.SHA256()))
+        return Issued(certificate=certificate + self._between, root=self.trusted_pem)
 
     @property
     def tls_facts(self) -> TLSInfo:
-        """What the API says of the swarm's trust."""
-        return certificates.tls_facts(self.root_pem)
+        """What the API says of the swarm's trust: the present root, and whose certificates nodes get now."""
+        return certificates.tls_facts(self.root_pem, _pem(self._root))
+
+
+class StandingAuthority:
+    """The cluster's authority as of now, taken up anew whenever the cluster object has another one."""
+
+    def __init__(self, view: Callable[[], View], seal: Sealer) -> None:
+        self._view = view
+        self._seal = seal
+        self._opened: tuple[Authority, CertificateAuthority] | None = None
+
+    def __call__(self) -> CertificateAuthority:
+        """Raises: Unavailable: there is none. Unauthenticated: its key cannot be opened."""
+        cluster = self._view().cluster
+        authority = cluster.authority if cluster is not None else None
+        if authority is None:
+            raise Unavailable("this manager has no certificate authority; try another one")
+        if self._opened is None or self._opened[0] != authority:
+            self._opened = (authority, CertificateAuthority.open(authority, self._seal))
+        return self._opened[1]
+
+
+def _key_id(root: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """How a root names its own key; those that others made may do it their own way."""
+    try:
+        return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectKeyIdentifier.from_public_key(root.public_key())
+
+
+def _opened(sealed: Sealed, seal: Sealer) -> SigningKey:
+    key = serialization.load_der_private_key(seal.open(sealed, KEY_PURPOSE), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidSpec("the swarm's CA key is no elliptic-curve or RSA key; restore the cluster from a backup")
+    return key
 
 
 def node_id_of(csr_pem: str) -> str:

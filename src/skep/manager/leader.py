@@ -6,7 +6,7 @@ when it begins and kept current by the replica; another leader builds the same. 
 
 from collections.abc import Callable, Sequence
 
-from skep.core import allocate, liveness, observe, schedule
+from skep.core import allocate, liveness, observe, schedule, trust
 from skep.core.allocate import Ledger
 from skep.core.liveness import Heartbeats
 from skep.core.orchestrate import reconcile as orchestrate
@@ -18,7 +18,7 @@ from skep.manager.loop import DecisionLoop
 from skep.manager.replica import Replica
 from skep.model.base import Nanoseconds
 from skep.model.node import NodeState
-from skep.model.session import Hello, TaskReport
+from skep.model.session import CertificateHeld, Hello, TaskReport
 from skep.ports.clock import Clock, Dice
 from skep.store.changes import Batch
 from skep.store.state import View
@@ -49,6 +49,7 @@ class Leader:
             self._allocate,
             self._schedule,
             self._rebalance,
+            self._rotate_root,
         )
         self._loop = DecisionLoop(replica, clock, decisions)
 
@@ -86,7 +87,10 @@ class Leader:
         self._heartbeats.beat(node_id, self._clock.now())
 
         def fold(view: View, dirty: Dirty, now: Nanoseconds) -> Plan:
-            return observe.register(view, node_id, hello.description, hello.underlay, hello.capabilities, now)
+            serial = hello.certificate_serial
+            return observe.register(
+                view, node_id, hello.description, hello.underlay, hello.capabilities, now, serial=serial
+            )
 
         await self._loop.observe(fold)
 
@@ -103,6 +107,14 @@ class Leader:
 
         def fold(view: View, dirty: Dirty, now: Nanoseconds) -> Plan:
             return observe.fold(view, node_id, reports, now)
+
+        await self._loop.observe(fold)
+
+    async def hold(self, node_id: str, held: CertificateHeld) -> None:
+        """Take in which certificate a node has come to use; returns once it is stored."""
+
+        def fold(view: View, dirty: Dirty, now: Nanoseconds) -> Plan:
+            return observe.holds(view, node_id, held, now)
 
         await self._loop.observe(fold)
 
@@ -123,6 +135,9 @@ class Leader:
 
     def _rebalance(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         return self._rebalancer.reconcile(view, dirty, self._inventory, now)
+
+    def _rotate_root(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
+        return trust.reconcile(view, self._dice.bytes)
 
     def _new_id(self) -> str:
         return new_id(self._dice.bytes)

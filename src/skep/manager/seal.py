@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -32,6 +32,13 @@ class DataKey:
     def of(cls, secret: bytes) -> "DataKey":
         """A key named by its own digest, so that a wrong one is told apart from a damaged box."""
         return cls(id=hashlib.sha256(b"skep data key\0" + secret).hexdigest()[:16], secret=secret)
+
+
+class Sealer(Protocol):
+    """Seals values under the cluster's data key, and opens them."""
+
+    def seal(self, plain: bytes, purpose: str) -> Sealed: ...
+    def open(self, sealed: Sealed, purpose: str) -> bytes: ...
 
 
 class Seal:

@@ -16,7 +16,7 @@ from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.base import Nanoseconds
 from skep.model.codec import MALFORMED
-from skep.model.session import Assignments, FromManager, Refused, Report
+from skep.model.session import Assignments, CertificateHeld, FromManager, Refused, Report
 from skep.ports.transport import Channel
 
 MAX_QUEUED_MESSAGES: Final = 4096
@@ -44,7 +44,7 @@ class Session:
         self.applied = 0
         self.sent = 0
         self.streams = Streams(self.push, self.wait_room)
-        self.reports: asyncio.Queue[Report] = asyncio.Queue(MAX_QUEUED_REPORTS)
+        self.reports: asyncio.Queue[Report | CertificateHeld] = asyncio.Queue(MAX_QUEUED_REPORTS)
         self._channel = channel
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0

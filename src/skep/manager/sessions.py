@@ -12,19 +12,22 @@ from typing import Any, Final, Protocol, assert_never
 
 import structlog
 
+from skep.core import trust
+from skep.core.roles import certified_role
 from skep.manager.session import Session, SessionOver
 from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.base import Nanoseconds
-from skep.model.cluster import Cluster
+from skep.model.cluster import Authority, Cluster
 from skep.model.credit import Overdrawn
 from skep.model.errors import NotFound, SkepError, Unavailable
 from skep.model.identity import Identity
-from skep.model.node import Node
+from skep.model.node import Node, Role
 from skep.model.session import (
     Applied,
     AttachmentAnswered,
     AttachmentWanted,
+    CertificateHeld,
     FileSent,
     FileWanted,
     Heartbeat,
@@ -39,6 +42,7 @@ from skep.model.session import (
     StreamData,
     StreamEnd,
     TaskReport,
+    TrustWanted,
     Welcome,
 )
 from skep.ports.bytestream import ByteStream
@@ -78,6 +82,10 @@ class Desk(Protocol):
 
     async def report(self, node_id: str, reports: Sequence[TaskReport]) -> None:
         """Raises `skep.model.errors` where they cannot be stored at present."""
+        ...
+
+    async def hold(self, node_id: str, held: CertificateHeld) -> None:
+        """Raises `skep.model.errors` where it cannot be stored at present."""
         ...
 
 
@@ -169,6 +177,12 @@ class Sessions:
         self._due.set()
         if any(event.kind == "cluster" for event in batch.events):
             self._dismiss_removed(view.cluster)
+        if any(_authority(event.old) != _authority(event.new) for event in batch.events):
+            for session in self._by_node.values():
+                self._tell_trust(session, view.cluster)
+        for event in batch.events:
+            if event.id in self._by_node and _role(event.old) != _role(event.new):
+                self._tell_trust(self._by_node[event.id], view.cluster)
         if any(_manager_address(event.old) != _manager_address(event.new) for event in batch.events):
             message = Managers(managers=manager_addresses(view))
             for session in self._by_node.values():
@@ -190,6 +204,12 @@ class Sessions:
             session = self._by_node.get(node_id)
             if session is not None:
                 session.tell(delta)
+
+    def _tell_trust(self, session: Session, cluster: Cluster | None) -> None:
+        if cluster is not None and cluster.authority is not None:
+            node = self._view().nodes.get(session.node_id)
+            role = certified_role(node) if node is not None else None
+            session.push(TrustWanted(trust=trust.wanted(cluster.authority), role=role))
 
     def _dismiss_removed(self, cluster: Cluster | None) -> None:
         removed = cluster.removed_nodes if cluster else {}
@@ -273,6 +293,7 @@ class Sessions:
                 managers=manager_addresses(view),
             )
         )
+        self._tell_trust(session, view.cluster)
         session.tell(self._dispatch.attach(session.node_id, hello.epoch, hello.assignment_version))
         self._due.set()
         log.info("a session began", node=session.node_id, version=session.sent)
@@ -339,7 +360,7 @@ class Sessions:
                 session.push(self._files(session.node_id, message))
             case AttachmentWanted():
                 session.answer(self._attachments(session.node_id, message))
-            case Report():
+            case Report() | CertificateHeld():
                 session.reports.put_nowait(message)
             case StreamData() | StreamEnd() | StreamCredit():
                 session.streams.take(message)
@@ -358,15 +379,21 @@ class Sessions:
         """Have reports committed, one after the other, and say so; what cannot be stored now is tried until it can."""
         while True:
             report = await session.reports.get()
-            own = self._own(session.node_id, report.tasks)
-            while own:
+            while True:
                 try:
-                    await self._desk.report(session.node_id, own)
+                    await self._store_report(session.node_id, report)
                     break
                 except SkepError as error:
                     log.warning("a report cannot be stored yet", node=session.node_id, reason=str(error))
                     await self._clock.sleep(RETRY)
-            session.push(ReportStored(number=report.number))
+            if isinstance(report, Report):
+                session.push(ReportStored(number=report.number))
+
+    async def _store_report(self, node_id: str, report: Report | CertificateHeld) -> None:
+        if isinstance(report, CertificateHeld):
+            await self._desk.hold(node_id, report)
+        elif own := self._own(node_id, report.tasks):
+            await self._desk.report(node_id, own)
 
     def _own(self, node_id: str, reports: Iterable[TaskReport]) -> list[TaskReport]:
         """Leave out tasks that are gone or another node's."""
@@ -395,6 +422,14 @@ async def _send_refusal(channel: Channel, refusal: Refused) -> None:
 
 def _manager_address(value: object) -> str:
     return value.manager_status.addr if isinstance(value, Node) and value.manager_status else ""
+
+
+def _role(value: object) -> Role | None:
+    return certified_role(value) if isinstance(value, Node) else None
+
+
+def _authority(value: object) -> Authority | None:
+    return value.authority if isinstance(value, Cluster) else None
 
 
 def manager_addresses(view: View) -> list[ManagerAddress]:

@@ -67,16 +67,46 @@ class JoinTokens(Wire, frozen=True, kw_only=True):
     manager: str = ""
 
 
+class TokenLimit(Record, frozen=True, kw_only=True):
+    """How long a join token is good. Attributes: ends_at: 0 for ever; uses_left: for how many nodes, None for any."""
+
+    ends_at: Nanoseconds = 0
+    uses_left: int | None = None
+
+
+class TokenLimits(Record, frozen=True, kw_only=True):
+    """Of each of the `JoinTokens`; None for a token without limits."""
+
+    worker: TokenLimit | None = None
+    manager: TokenLimit | None = None
+
+
+class RootRotation(Record, frozen=True, kw_only=True):
+    """The next root, which issues all certificates already, while the nodes change over to it.
+
+    Attributes:
+        certificate_pem, sealed_key: As of `Authority`.
+        cross_signed_pem: The next root's name and key, signed by the present root: who trusts only that one follows it.
+    """
+
+    certificate_pem: str
+    sealed_key: Sealed
+    cross_signed_pem: str
+
+
 class Authority(Record, frozen=True, kw_only=True):
     """The cluster's certificate authority.
 
     Attributes:
         certificate_pem: The root that everyone trusts.
         sealed_key: Its private key (PKCS 8 DER), sealed under the cluster's data key.
+        rotation: Set from the moment another root was asked for until every node has a certificate of it.
+    Source: swarmkit/api/objects.proto, RootCA and RootRotation.
     """
 
     certificate_pem: str
     sealed_key: Sealed
+    rotation: RootRotation | None = None
 
 
 class Brake(Record, frozen=True, kw_only=True):
@@ -96,6 +126,7 @@ class Cluster(Object, frozen=True, kw_only=True):
     """The one cluster object.
 
     Attributes:
+        token_limits: What limits the join tokens; Docker's API does not show it.
         default_address_pools: CIDRs from which overlay subnets are cut; subnet_size: their prefix length.
         data_path_port: VXLAN's UDP port.
         removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
@@ -105,6 +136,7 @@ class Cluster(Object, frozen=True, kw_only=True):
 
     spec: SwarmSpec = SwarmSpec()
     join_tokens: JoinTokens = JoinTokens()
+    token_limits: TokenLimits = TokenLimits()
     authority: Authority | None = None
     default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
     subnet_size: int = 24

@@ -56,7 +56,12 @@ class Operator(Record, frozen=True, kw_only=True):
 
 
 class Credentials(Record, frozen=True, kw_only=True):
-    """What a node holds to prove its identity, all as PEM. Attributes: root: the only authority it trusts."""
+    """What a node holds to prove its identity, all as PEM.
+
+    Attributes:
+        certificate: Its own, and behind it, while roots change, the one that leads from it to the root before.
+        root: The only authorities it trusts: one root, or two while one follows the other.
+    """
 
     certificate: str
     key: str
@@ -75,7 +80,10 @@ class JoinRequest(Record, frozen=True, kw_only=True):
 
 
 class RenewRequest(Record, frozen=True, kw_only=True):
+    """Attributes: proof: instead of a connection with the certificate; None with one."""
+
     csr: str
+    proof: Proof | None = None
 
 
 class Newcomer(Record, frozen=True, kw_only=True):
@@ -87,7 +95,7 @@ class Newcomer(Record, frozen=True, kw_only=True):
 
 
 class Issued(Record, frozen=True, kw_only=True):
-    """A certificate and the root to trust from now on, both PEM."""
+    """A certificate and the roots to trust from now on, both PEM; see `Credentials`."""
 
     certificate: str
     root: str

@@ -87,7 +87,8 @@ class Node(Object, frozen=True, kw_only=True):
         balanced: False while its endpoints are out of everyone's balancing because it is silent.
         ingress: Its own address in the ingress network, the node's mesh address.
         capabilities: Names of kernel and engine features it reported, such as `encryption`.
-        certificate_serial: Serial number, as text, of the certificate it now uses.
+        certificate_serial: Serial number, as text, of the certificate it was issued last.
+        held_serial: Of the one it said last that it holds: the same, unless the answer to its renewal was lost.
     """
 
     spec: NodeSpec
@@ -99,3 +100,4 @@ class Node(Object, frozen=True, kw_only=True):
     ingress: Attachment | None = None
     capabilities: list[str] = []
     certificate_serial: str = ""
+    held_serial: str = ""

@@ -11,7 +11,7 @@ import msgspec
 
 from skep.model.assignment import Delta
 from skep.model.base import Nanoseconds, Record
-from skep.model.node import NodeDescription
+from skep.model.node import NodeDescription, Role, TLSInfo
 from skep.model.task import TaskStatus
 
 PROTOCOL = 1
@@ -28,6 +28,7 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     Attributes:
         assignment_version, epoch: What it still holds, 0 and "" for nothing.
         control_addr: Where its manager listens (host:port); empty on a worker, and while its manager is not up.
+        certificate_serial: Of the certificate it holds.
     """
 
     protocol: int = PROTOCOL
@@ -37,6 +38,14 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     epoch: str = ""
     assignment_version: int = 0
     control_addr: str = ""
+    certificate_serial: str = ""
+
+
+class CertificateHeld(Record, frozen=True, kw_only=True, tag="certificate_held"):
+    """The node has taken another certificate, or other roots, into use. Attributes: trust: roots and issuer."""
+
+    serial: str
+    trust: TLSInfo
 
 
 class TaskReport(Record, frozen=True, kw_only=True):
@@ -132,6 +141,17 @@ class Welcome(Record, frozen=True, kw_only=True, tag="welcome"):
 
 class Managers(Record, frozen=True, kw_only=True, tag="managers"):
     managers: list[ManagerAddress]
+
+
+class TrustWanted(Record, frozen=True, kw_only=True, tag="trust_wanted"):
+    """Which roots every node is to trust from now on, and whose certificate it is to have; follows the welcome.
+
+    Attributes:
+        role: Which this node's certificate is to be for; None if the manager cannot say.
+    """
+
+    trust: TLSInfo
+    role: Role | None = None
 
 
 class Assignments(Record, frozen=True, kw_only=True, tag="assignments"):
@@ -271,9 +291,21 @@ def cost_of(part: StreamData) -> int:
     return max(len(part.payload), SMALLEST_COST)
 
 
-FromAgent = Hello | Report | Heartbeat | Applied | FileWanted | AttachmentWanted | StreamData | StreamCredit | StreamEnd
+FromAgent = (
+    Hello
+    | CertificateHeld
+    | Report
+    | Heartbeat
+    | Applied
+    | FileWanted
+    | AttachmentWanted
+    | StreamData
+    | StreamCredit
+    | StreamEnd
+)
 FromManager = (
     Welcome
+    | TrustWanted
     | Managers
     | Assignments
     | ReportStored

@@ -17,13 +17,14 @@ from skep.agent.agent import Agent, NodeMemory, Ports
 from skep.agent.description import NodeFacts
 from skep.agent.identity import NodeIdentity
 from skep.agent.session import AgentSession, SessionPorts
+from skep.core.identity import tls_facts
 from skep.core.mesh.intent import NodeIntent
 from skep.core.names import ZoneItem
 from skep.model.assignment import ItemKey
 from skep.model.base import Nanoseconds
 from skep.model.identity import Credentials, Identity
 from skep.model.node import Role
-from skep.model.session import ManagerAddress, TaskReport
+from skep.model.session import CertificateHeld, ManagerAddress, TaskReport
 from skep.ports.dataplane import DataPlaneFailure, Drift, SandboxConfig
 from skep.ports.resolver import Asker
 from skep.ports.runtime import Container, ContainerConfig, ContainerState, EngineUnreachable
@@ -274,6 +275,10 @@ class SimIdentity(NodeIdentity):
     @property
     def identity(self) -> Identity:
         return self._simulated
+
+    @property
+    def held(self) -> CertificateHeld:
+        return CertificateHeld(serial="", trust=tls_facts(ROOT_PEM))
 
     @property
     def renew_at(self) -> Nanoseconds:

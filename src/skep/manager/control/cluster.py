@@ -6,13 +6,14 @@ moby/daemon/cluster/convert/swarm.go (what an update leaves out stays as it was)
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from skep.lib.durations import DAY, HOUR, MILLISECOND, format_duration
 from skep.manager.control.find import the_cluster
 from skep.manager.control.writes import Writes
+from skep.manager.seal import Sealer
 from skep.model.cluster import (
     Authority,
     CAConfig,
@@ -200,13 +201,6 @@ def _merged_raft(old: RaftConfig, new: RaftConfig) -> RaftConfig:
         election_tick=new.election_tick or old.election_tick,
         heartbeat_tick=new.heartbeat_tick or old.heartbeat_tick,
     )
-
-
-class Sealer(Protocol):
-    """Seals values under the cluster's data key, and opens them."""
-
-    def seal(self, plain: bytes, purpose: str) -> Sealed: ...
-    def open(self, sealed: Sealed, purpose: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
