@@ -18,6 +18,7 @@ class Daemon:
     Attributes:
         answers: By method and path, anything JSON, bytes as they are. asked: what was, with its body.
         logins: The credentials for a registry that came along, by method and path.
+        phrases: Pass phrases that came along.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -26,6 +27,7 @@ class Daemon:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.headers: dict[str, str] = {}
         self.logins: dict[tuple[str, str], str] = {}
+        self.phrases: list[str] = []
 
     @property
     def host(self) -> str:
@@ -50,6 +52,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         def answer(self) -> None:
             if login := self.headers.get("X-Registry-Auth"):
                 found.logins[self.command, urlsplit(self.path).path] = login
+            if phrase := self.headers.get("X-Skep-Pass-Phrase"):
+                found.phrases.append(phrase)
             length = int(self.headers.get("Content-Length") or 0)
             status, body = found.take(self.command, self.path, self.rfile.read(length))
             self.send_response(status)

@@ -187,6 +187,10 @@ class LiveNode:
             raise InvalidSpec("invalid join token")
         self.local_state = LocalState("active", "joined".ljust(25, "0"), "192.0.2.2", False)
 
+    async def rejoin_swarm(self, addrs: Sequence[str]) -> None:
+        if self.local_state.state == "inactive":
+            raise NotManager("This node is not part of a swarm")
+
     async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
         raise NotManager(ALREADY)
 

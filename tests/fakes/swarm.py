@@ -405,6 +405,7 @@ class FakeNode:
         self.attachments = None
         self.asked: InitRequest | JoinRequest | None = None
         self.restored: RestoreRequest | None = None
+        self.rejoined: list[str] = []
 
     async def engine_facts(self) -> EngineFacts:
         return EngineFacts("process", "0.1.0", "linux", "amd64", 2 * 10**9, 4 << 30)
@@ -435,6 +436,11 @@ class FakeNode:
             raise InvalidSpec("invalid join token")
         self.asked = request
         self.local_state = LocalState("active", "joined".ljust(25, "x"), "192.0.2.2", False)
+
+    async def rejoin_swarm(self, addrs: Sequence[str]) -> None:
+        if self.local_state.state == "inactive":
+            raise NotManager("This node is not part of a swarm")
+        self.rejoined = list(addrs)
 
     async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
         if self.local_state.state != "inactive":

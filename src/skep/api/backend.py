@@ -244,6 +244,14 @@ class LocalNode(Protocol):
         ...
 
     async def join_swarm(self, request: JoinRequest) -> None: ...
+    async def rejoin_swarm(self, addrs: Sequence[str]) -> None:
+        """Turn to managers at these addresses; returns once one has welcomed this node.
+
+        Raises:
+            NotManager: It is in no swarm. Unavailable: no manager of its swarm answers there.
+        """
+        ...
+
     async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:
         """Make this node the only manager of the swarm in a backup; returns this node's id.
 

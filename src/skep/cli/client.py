@@ -92,6 +92,10 @@ class Engine:
         headers = {"X-Registry-Auth": registry_auth} if registry_auth else None
         return self.http.call("POST", _with_query(path, query), body, headers).json()
 
+    def post_file(self, path: str, /, body: IO[bytes], headers: dict[str, str], **query: object) -> Any:
+        """POST a file as it is, of the type and length in the headers."""
+        return self.http.call("POST", _with_query(path, query), body, headers).json()
+
     def delete(self, path: str, /, **query: object) -> None:
         self.http.call("DELETE", _with_query(path, query))
 

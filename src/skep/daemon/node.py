@@ -19,7 +19,7 @@ from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState, RestoreRequest
 from skep.core import identity as certificates
 from skep.core import quorum
-from skep.daemon import advertise
+from skep.daemon import advertise, rejoin
 from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
 from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
@@ -323,6 +323,17 @@ class Node:
             except BaseException:
                 await self._undo()
                 raise
+        await self._wait_welcome()
+
+    async def rejoin_swarm(self, addrs: Sequence[str]) -> None:
+        """Turn to managers at other addresses; see `api.backend.LocalNode`."""
+        async with self._changing:
+            if self._member is None or self._identity is None or self._worker is None:
+                raise NotManager(NOT_MEMBER)
+            managers = await rejoin.answering(addrs, self._identity.credentials)
+            self._member = msgspec.structs.replace(self._member, managers=managers)
+            memberships.save(self._config.swarm_dir, self._member)
+            await self._worker.turn_to(managers)
         await self._wait_welcome()
 
     async def restore_swarm(self, request: RestoreRequest, content: AsyncIterator[bytes]) -> str:

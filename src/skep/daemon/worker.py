@@ -46,6 +46,10 @@ def make_runtime(config: DaemonConfig, registries: Registries) -> Runtime:
     )
 
 
+def _nothing() -> None:
+    """Nobody waits for the removal yet."""
+
+
 class WorkerParts:
     """A running node of a swarm."""
 
@@ -60,6 +64,7 @@ class WorkerParts:
         self._names: NameService | None = None
         self._agent: Agent | None = None
         self._session: AgentSession | None = None
+        self._on_removed: Callable[[], None] = _nothing
 
     async def start(self, config: DaemonConfig, hostname: str, on_removed: Callable[[], None]) -> None:
         """Take over what an earlier daemon left, then stay in touch with the swarm.
@@ -89,20 +94,31 @@ class WorkerParts:
         )
         agent = Agent(facts, ports, config.swarm_dir / "agent")
         agent.load()
+        self._agent = agent
+        self._on_removed = on_removed
+        self._supervisor.keep("agent", agent.run)
+        self._connect(agent, member.managers)
+
+    def _connect(self, agent: Agent, managers: Sequence[ManagerAddress]) -> None:
         session = AgentSession(
             self._identity,
-            member.managers,
+            managers,
             agent,
             SessionPorts(HttpControlPort(), self._means.clock, self._means.dice),
         )
 
         async def stay_connected() -> None:
             await session.run()
-            on_removed()
+            self._on_removed()
 
-        self._agent, self._session = agent, session
-        self._supervisor.keep("agent", agent.run)
+        self._session = session
         self._in_touch.keep("session", stay_connected)
+
+    async def turn_to(self, managers: Sequence[ManagerAddress]) -> None:
+        """Look for managers there from now on, and nowhere else; what runs is not touched."""
+        if self._agent is not None:
+            await self._in_touch.close()
+            self._connect(self._agent, managers)
 
     async def wait_connected(self) -> None:
         """Wait until a manager has welcomed this node."""

@@ -1,4 +1,4 @@
-"""/skep/backup: the whole swarm in a sealed file, and a swarm out of one.
+"""/skep/backup: the whole swarm in a sealed file, a swarm out of one, and the way of its nodes back to it.
 
 Edge: HTTP. These routes are ours; docs/reference/skep-api.md describes them.
 """
@@ -52,6 +52,17 @@ async def restore(call: Call) -> web.StreamResponse:
     return call.reply(node_id)
 
 
+class RejoinBody(Wire, frozen=True, kw_only=True):
+    addrs: list[str] = []
+
+
+async def rejoin(call: Call) -> web.StreamResponse:
+    """POST /skep/rejoin: this node's managers are at other addresses now."""
+    body = await call.json(RejoinBody)
+    await call.node.rejoin_swarm(body.addrs)
+    return call.done()
+
+
 def _pass_phrase(header: str) -> str:
     """In base64, as a header carries no letters beyond ASCII."""
     try:
@@ -63,4 +74,5 @@ def _pass_phrase(header: str) -> str:
 ROUTES: Final = (
     Route("POST", "/skep/backup", save, KEYS),
     Route("POST", "/skep/backup/restore", restore, ENGINE, UNLIMITED, changes=True),
+    Route("POST", "/skep/rejoin", rejoin, ENGINE, changes=True),
 )

@@ -212,3 +212,18 @@ def rm(host: str | None, nodes: tuple[str, ...], force: bool) -> None:
       skep node rm --force worker4
     """
     objects.remove(Engine(host), {reference: f"/nodes/{quote(reference)}" for reference in nodes}, force=force)
+
+
+@node.command()
+@click.argument("managers", nargs=-1, required=True)
+@click.pass_obj
+@refusals
+def rejoin(host: str | None, managers: tuple[str, ...]) -> None:
+    """Tell this node where its managers are now, after they were restored elsewhere. MANAGERS are HOST[:PORT].
+
+    \b
+    Examples:
+      skep node rejoin 192.168.1.20:2377
+    """
+    Engine(host).post("/skep/rejoin", {"Addrs": list(managers)})
+    click.echo("This node is in touch with its swarm again.")
