@@ -72,11 +72,34 @@ class Credentials(Record, frozen=True, kw_only=True):
 
 
 class JoinRequest(Record, frozen=True, kw_only=True):
-    """What a newcomer sends. Attributes: csr: PEM; only its public key and proof of possession are used."""
+    """What a newcomer sends.
+
+    Attributes:
+        csr: PEM; only its public key and proof of possession are used.
+        has_etcd: It has what several managers keep the state in.
+    """
 
     token: str
     csr: str
     availability: Availability = Availability.ACTIVE
+    has_etcd: bool = False
+
+
+class Proof(Record, frozen=True, kw_only=True):
+    """That a node holds the key of a certificate with which it can no longer connect.
+
+    Attributes:
+        certificate: PEM, with whatever stands between it and a root.
+        signature: With its key, over `proof_text` of the request it goes with.
+    """
+
+    certificate: str
+    signature: bytes
+
+
+def proof_text(csr: str) -> bytes:
+    """What a `Proof` signs: it is good for one request for a certificate and for nothing else."""
+    return b"skep renewal\0" + csr.encode()
 
 
 class RenewRequest(Record, frozen=True, kw_only=True):
@@ -87,11 +110,12 @@ class RenewRequest(Record, frozen=True, kw_only=True):
 
 
 class Newcomer(Record, frozen=True, kw_only=True):
-    """A node that was let in. Attributes: address: where it asked from."""
+    """A node that was let in. Attributes: address: where it asked from; has_etcd: as of `JoinRequest`."""
 
     identity: Identity
     availability: Availability = Availability.ACTIVE
     address: str = ""
+    has_etcd: bool = False
 
 
 class Issued(Record, frozen=True, kw_only=True):
