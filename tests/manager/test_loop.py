@@ -91,6 +91,13 @@ async def a_setting() -> AsyncIterator[Setting]:
         await setting.store.close()
 
 
+async def test_where_nobody_decides_what_agents_tell_is_refused_soon() -> None:
+    async with a_setting() as setting:
+        loop = DecisionLoop(setting.replica, setting.clock, [])
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(loop.observe(lambda view, dirty, now: NOTHING), 10)
+
+
 async def wait_task(replica: Replica, id: str) -> None:
     watch = replica.watch()
     async with asyncio.timeout(10):

@@ -75,6 +75,10 @@ class Leader:
             for observer in observers:
                 self._replica.observers.remove(observer)
 
+    def renew(self, lease: str) -> None:
+        """Go on deciding under another lease: the state has moved to another store."""
+        self._loop.lease = lease
+
     # --- what agents say ---------------------------------------------------------
 
     @property

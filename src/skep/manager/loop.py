@@ -31,6 +31,9 @@ QUIET: Final = 10 * MILLISECOND
 PATIENCE: Final = 100 * MILLISECOND
 """… or so long after the first thing that happened."""
 RETRY: Final = 250 * MILLISECOND
+START_S: Final = 1.0
+"""A loop that is about to run is waited for so long, one that does not run no longer."""
+NOT_DECIDING: Final = "this manager does not decide; turn to the one that leads"
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +65,7 @@ class _Observation:
 
 
 class DecisionLoop:
-    """Runs decisions whenever something asks for them."""
+    """Runs decisions whenever something asks for them. Attributes: lease: the leader's, which every write carries."""
 
     def __init__(self, replica: Replica, clock: Clock, decisions: Sequence[Decision]) -> None:
         """Prepare a loop; nothing happens before `run`.
@@ -73,7 +76,8 @@ class DecisionLoop:
         self._replica = replica
         self._clock = clock
         self._decisions = decisions
-        self._lease = ""
+        self.lease = ""
+        self._is_running = asyncio.Event()
         self._dirty = Dirty()
         self._inbox: list[_Observation] = []
         self._stirred = asyncio.Event()
@@ -87,7 +91,8 @@ class DecisionLoop:
         Raises:
             LeaseLost: Another manager leads now.
         """
-        self._lease = lease
+        self.lease = lease
+        self._is_running.set()
         self._dirty = Dirty.everything(self._replica.view)
         self._replica.observers.append(self._note)
         wake_at: Nanoseconds | None = self._clock.now()
@@ -96,8 +101,9 @@ class DecisionLoop:
                 await self._wait(wake_at)
                 wake_at = await self.step()
         finally:
+            self._is_running.clear()
             self._replica.observers.remove(self._note)
-            gone = Unavailable("this manager decides no more; turn to another one")
+            gone = Unavailable(NOT_DECIDING)
             for observation in self._inbox:
                 observation.settle(gone)
             self._inbox.clear()
@@ -107,11 +113,22 @@ class DecisionLoop:
 
         Raises:
             SkepError: What `fold` raised.
+            Unavailable: No decisions are made here.
         """
+        await self._wait_running()
         observation = _Observation(fold)
         self._inbox.append(observation)
         self._stirred.set()
         await observation.stored
+
+    async def _wait_running(self) -> None:
+        if self._is_running.is_set():
+            return
+        try:
+            async with asyncio.timeout(START_S):
+                await self._is_running.wait()
+        except TimeoutError as error:
+            raise Unavailable(NOT_DECIDING) from error
 
     def mark(self, dirty: Dirty) -> None:
         """Have objects looked at in the next round, though the store has not changed."""
@@ -128,7 +145,7 @@ class DecisionLoop:
         observations, self._inbox = self._inbox, []
         try:
             plan = decide(self._replica.view, dirty, (*observations, *self._decisions), self._clock.now())
-            await self._replica.commit(plan.changes, lease=self._lease)
+            await self._replica.commit(plan.changes, lease=self.lease)
         except BaseException as error:
             self._dirty.merge(dirty)
             self._inbox[:0] = observations

@@ -140,6 +140,7 @@ class Sessions:
         self._clock = clock
         self._by_node: dict[str, Session] = {}
         self._due = asyncio.Event()
+        self._over = ""
 
     # --- for the rest of the manager -------------------------------------------------
 
@@ -194,10 +195,11 @@ class Sessions:
             group.create_task(self._tick())
             group.create_task(self._sweep())
 
-    def close(self) -> None:
-        """This manager stops: its agents go elsewhere."""
+    def close(self, reason: str = "the manager stops; turn to another one") -> None:
+        """This manager holds no more sessions: its agents go elsewhere."""
+        self._over = reason
         for session in self._by_node.values():
-            session.end("the manager stops", Refused(reason="the manager stops; turn to another one"))
+            session.end(reason, Refused(reason=reason))
 
     def _tell(self, deltas: Mapping[str, Delta]) -> None:
         for node_id, delta in deltas.items():
@@ -258,7 +260,7 @@ class Sessions:
             log.info("a session ended", node=node_id, reason=str(over) or "the agent said nothing")
         except SkepError as refusal:
             log.info("a session was refused", node=node_id, reason=str(refusal))
-            await _send_refusal(channel, Refused(reason=str(refusal), removed=isinstance(refusal, _Removed)))
+            await send_refusal(channel, Refused(reason=str(refusal), removed=isinstance(refusal, _Removed)))
         finally:
             self._leave(session)
             await channel.close()
@@ -305,6 +307,8 @@ class Sessions:
 
     def _check(self, node_id: str, hello: Hello) -> None:
         self._check_not_removed(node_id)
+        if self._over:
+            raise Unavailable(self._over)
         if node_id not in self._view().nodes:
             raise Unavailable("this manager does not know the node yet; try again or turn to another one")
         if hello.protocol != protocol.PROTOCOL:
@@ -412,7 +416,8 @@ class _Removed(NotFound):
     """The node is no longer of the swarm."""
 
 
-async def _send_refusal(channel: Channel, refusal: Refused) -> None:
+async def send_refusal(channel: Channel, refusal: Refused) -> None:
+    """Say no to a node, if it listens."""
     try:
         async with asyncio.timeout(1):
             await channel.send(protocol.encoder.encode(refusal))
