@@ -36,7 +36,7 @@ class KeyLock:
         """Have the key file as the cluster wants it; a disk that refuses is tried again at the next change."""
         try:
             if cluster.unlock_key is None:
-                if keyfile.is_locked(self._swarm_dir):
+                if not keyfile.has_data_key(self._swarm_dir):
                     keyfile.save_data_key(self._swarm_dir, self._secret)
                 return
             unlock_key = self._seal.open(cluster.unlock_key, UNLOCK_PURPOSE).decode()

@@ -3,19 +3,27 @@
 Edge: picks adapters. Opened when the node is, or becomes, a manager; closed when it stops or leaves.
 """
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from skep.agent.identity import NodeIdentity
 from skep.core.dispatch.dispatcher import Dispatcher
+from skep.core.quorum import Voter
+from skep.daemon import stores
 from skep.daemon.config import split_address
+from skep.daemon.council import Council
 from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
+from skep.daemon.store_switch import MoveUncertain, StoreSwitch
+from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
 from skep.edge.control import ControlListener
-from skep.edge.sole_leadership import SoleCandidate
+from skep.edge.etcd.member import EtcdMember
+from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
 from skep.manager.ca import CertificateAuthority
@@ -32,12 +40,13 @@ from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
+from skep.model.node import Role
 from skep.model.session import AttachmentAnswered, AttachmentWanted
 from skep.ports.clock import Clock, Dice
-from skep.ports.store import Store
+from skep.store.changes import Change
 
-STORE_FILE = "store.db"
 CONTROL_PORT = 2377
+ETCD_START_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +57,33 @@ class Means:
     dice: Dice
 
 
-async def open_state(swarm_dir: Path, clock: Clock, *, is_new: bool = False) -> tuple[Store, Replica]:
-    """Open the store and load the state.
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a manager tells the node it runs on.
 
-    Args:
-        is_new: Make the store; otherwise a missing one is damage.
-    Raises:
-        StoreError: The store is damaged or in use; the text says what to do.
+    Attributes:
+        fatal: The state can no longer be followed: the daemon has to start anew.
+        moved: What the node remembers of its membership has changed, and is on disk.
     """
-    store = await SqliteStore.open(swarm_dir / STORE_FILE, create=is_new)
+
+    fatal: Callable[[BaseException], None]
+    moved: Callable[[Membership], None]
+
+
+async def make_state(swarm_dir: Path, clock: Clock, changes: Sequence[Change]) -> None:
+    """Make the store of a new swarm.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    store = await SqliteStore.open(swarm_dir / STORE_FILE)
     replica = Replica(store, clock)
     try:
         await replica.open()
-    except BaseException:
+        await replica.commit(changes)
+    finally:
+        await replica.close()
         await store.close()
-        raise
-    return store, replica
 
 
 def open_seal(swarm_dir: Path) -> Seal:
@@ -75,23 +95,24 @@ class ManagerParts:
     """A running manager."""
 
     def __init__(
-        self, membership: Membership, identity: NodeIdentity, means: Means, on_fatal: Callable[[BaseException], None]
+        self, member: Membership, identity: NodeIdentity, means: Means, places: StorePlaces, hooks: Hooks
     ) -> None:
-        """Nothing is opened before `start`.
-
-        Args:
-            on_fatal: Called when the state can no longer be followed: the daemon has to start anew.
-        """
-        self._on_fatal = on_fatal
-        self._membership = membership
+        """Nothing is opened before `start`."""
+        self.member = member
+        self._hooks = hooks
         self._identity = identity
         self._means = means
+        self._places = places
         self._supervisor = Supervisor()
-        self._store: Store | None = None
+        self._etcd: EtcdMember | None = None
+        self._opened: OpenStore | None = None
         self._replica: Replica | None = None
+        self._reign: Reign | None = None
+        self._leader: Leader | None = None
         self._listener: ControlListener | None = None
         self._sessions: Sessions | None = None
         self._control: SwarmControl | None = None
+        self.council: Council | None = None
 
     @property
     def control(self) -> SwarmControl:
@@ -109,17 +130,86 @@ class ManagerParts:
         cluster = self._replica.view.cluster if self._replica is not None else None
         return cluster is None or node_id in cluster.removed_nodes
 
-    async def start(self, swarm_dir: Path, secret: bytes = b"") -> None:
+    @property
+    def opened(self) -> OpenStore:
+        """The store. Raises: Unavailable: it is not open yet."""
+        if self._opened is None:
+            raise Unavailable("this manager is starting; try again in a moment")
+        return self._opened
+
+    @property
+    def is_leading(self) -> bool:
+        return self._reign is not None and self._reign.lease is not None
+
+    async def voters(self) -> Sequence[Voter]:
+        """Whose vote counts; of a store that does not say, those that should have one, out of reach."""
+        own = self.member.node_id
+        try:
+            return await self.council.voters() if self.council is not None else [Voter(own)]
+        except Unavailable:
+            nodes = self._replica.view.nodes.values() if self._replica is not None else ()
+            return [Voter(node.id, node.id == own) for node in nodes if node.spec.role == Role.MANAGER]
+
+    async def withdraw(self) -> None:
+        """Leave the circle of managers for good, as far as the others can do without this one."""
+        if self.council is not None:
+            await self.council.withdraw()
+
+    def refresh(self) -> None:
+        """Take renewed credentials into use."""
+        if self._etcd is not None:
+            self._etcd.refresh()
+
+    async def widen(self) -> None:
+        """Move the state from SQLite to etcd, where other managers can keep it too; nothing if it is there.
+
+        Raises:
+            Unavailable: It did not work; everything is as before.
+        """
+        opened, replica, reign = self.opened, self._replica, self._reign
+        if opened.is_shared or replica is None or reign is None or self._leader is None:
+            return
+        moving = asyncio.ensure_future(self._move(opened, replica))
+        await asyncio.shield(moving)  # Whoever asked for it may have gone away.
+        await reign.change(self.opened.candidate, self._leader.renew)
+
+    async def _move(self, opened: OpenStore, replica: Replica) -> None:
+        switch = StoreSwitch(self._places, lambda: self._identity.credentials, self._means.dice.fraction)
+        host = split_address(self.member.control_addr, CONTROL_PORT)[0]
+        try:
+            self.member, self._opened = await switch.to_etcd(self.member, opened, replica, peer_url_of(host))
+        except MoveUncertain as error:
+            self._hooks.fatal(error)
+            raise Unavailable(f"{error}; try again in a moment") from error
+        self._etcd = self._opened.member
+        self._hooks.moved(self.member)
+
+    async def _open_store(self) -> OpenStore:
+        """Raises: StoreError."""
+        places, member = self._places, self.member
+        if member.etcd is None:
+            await stores.forget_etcd(places, member, lambda: self._identity.credentials)
+            return await stores.open_sqlite(places, member)
+        stores.forget_sqlite(places)
+        if self._etcd is None:
+            self._etcd = stores.new_member(places, member, member.etcd, lambda: self._identity.credentials)
+            await self._etcd.start()
+        await self._etcd.wait_ready(ETCD_START_S)
+        return await stores.open_etcd(member, self._etcd, self._means.dice.fraction)
+
+    async def start(self, secret: bytes = b"") -> None:
         """Open everything; returns when the control port listens.
 
         Args:
-            secret: The data key of a manager that was just unlocked; empty reads it from its file.
+            secret: The data key of a manager that was just unlocked, or let in; empty reads it from its file.
         Raises:
             StoreError, ListenFailed, Unavailable: What is wrong, and what to do.
         """
         clock, dice = self._means.clock, self._means.dice
-        self._store, replica = await open_state(swarm_dir, clock)
-        self._replica = replica
+        swarm_dir = self._places.swarm_dir
+        self._opened = await self._open_store()
+        replica = self._replica = Replica(self._opened.store, clock, is_shared=self._opened.is_shared)
+        await replica.open()
         cluster = replica.view.cluster
         if cluster is None or cluster.authority is None:
             raise Unavailable("the store holds no cluster; leave the swarm with --force and make a new one")
@@ -129,7 +219,8 @@ class ManagerParts:
         lock.follow(cluster)
         replica.observers.append(lock.observe)
         authority = CertificateAuthority.open(cluster.authority, seal)
-        leader = Leader(replica, clock, dice, own_node_id=self._membership.node_id)
+        leader = Leader(replica, clock, dice, own_node_id=self.member.node_id)
+        self._leader = leader
         epoch = new_id(dice.bytes)
         dispatcher = Dispatcher(epoch, replica.view, clock.now())
         shelf = Shelf(lambda: replica.view, seal)
@@ -157,29 +248,35 @@ class ManagerParts:
                 sealer=seal,
                 logs=TaskLogs(sessions.open_stream, clock),
                 open_engine=sessions.open_engine,
-                save_backup=Backups(replica, clock, self._membership.node_id, secret).save,
+                voters=self.voters,
+                check_widening=self._places.check_program,
+                save_backup=Backups(replica, clock, self.member.node_id, secret).save,
                 certify=lambda csr, name, lifetime: authority.issue_operator(
                     csr,
-                    Operator(name=name, cluster_id=self._membership.cluster_id),
+                    Operator(name=name, cluster_id=self.member.cluster_id),
                     now=clock.now(),
                     lifetime=lifetime,
                 ),
             ),
         )
         self._control = control
+        council = Council(self, self._places, control.writes, secret, time.monotonic)
+        replica.observers.append(council.observe)
+        self.council = council
         admission = Admission.over(lambda: replica.view, lambda: authority, control.registry, clock)
         self._listener = ControlListener(
-            Gate(admission, sessions), lambda: self._identity.credentials, self._membership.cluster_id
+            Gate(admission, sessions, council=council), lambda: self._identity.credentials, self.member.cluster_id
         )
-        host, port = split_address(self._membership.listen_addr, CONTROL_PORT)
+        host, port = split_address(self.member.listen_addr, CONTROL_PORT)
         await self._listener.start(host, port)
-        reign = Reign(SoleCandidate(self._membership.node_id), replica, leader.run)
+        reign = self._reign = Reign(self._opened.candidate, replica, leader.run)
         self._supervisor.keep("decisions", reign.run)
         self._supervisor.keep("sessions", sessions.run)
-        self._supervisor.watch("state", replica.wait_ended, self._on_fatal)
+        self._supervisor.keep("managers", council.tend)
+        self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
 
     async def close(self) -> None:
-        """Close everything; what agents run goes on."""
+        """Close everything; what agents run goes on, and so does an etcd member."""
         if self._sessions is not None:
             self._sessions.close()
         if self._listener is not None:
@@ -187,5 +284,12 @@ class ManagerParts:
         await self._supervisor.close()
         if self._replica is not None:
             await self._replica.close()
-        if self._store is not None:
-            await self._store.close()
+        if self._opened is not None:
+            await self._opened.close()
+        elif self._etcd is not None:
+            await self._etcd.detach()
+
+
+def peer_url_of(host: str) -> str:
+    """Where an etcd member on a host is reached by the others."""
+    return f"https://[{host}]:{PEER_PORT}" if ":" in host else f"https://{host}:{PEER_PORT}"

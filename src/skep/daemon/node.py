@@ -8,8 +8,9 @@ touches the same few fields under one lock.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -22,9 +23,11 @@ from skep.core import quorum
 from skep.daemon import advertise, rejoin
 from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
-from skep.daemon.manager import ManagerParts, Means, open_seal, open_state
+from skep.daemon.manager import Hooks, ManagerParts, Means, make_state, open_seal
 from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.restore import Place, restore
+from skep.daemon.seat import Seat, clear
+from skep.daemon.stores import StorePlaces
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
@@ -59,6 +62,7 @@ LOCKED = (
     'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.'
 )
 NOT_MEMBER = "This node is not part of a swarm"
+NOT_OPEN = "this manager does not take part yet: {reason}"
 MEMBER = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
 
 
@@ -89,11 +93,12 @@ class Node:
         self._changing = asyncio.Lock()
         self._member: Membership | None = None
         self._identity: NodeIdentity | None = None
-        self._manager: ManagerParts | None = None
+        self._seat: Seat | None = None
         self._worker: WorkerParts | None = None
         self._error = ""
         self._is_locked = False
-        self._departures: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._places = StorePlaces(config.swarm_dir, config.run_dir / "etcd")
 
     # --- the daemon's life -----------------------------------------------------------
 
@@ -131,26 +136,71 @@ class Node:
 
     async def _enter(self, member: Membership, credentials: Credentials, secret: bytes = b"") -> None:
         """Take part; a locked manager only keeps its node as it was told last. `secret`: its data key, unlocked."""
-        swarm_dir = self._config.swarm_dir
-        identity = NodeIdentity(
-            credentials, lambda renewed: keyfile.save_credentials(swarm_dir, renewed), self._means.dice.fraction
-        )
+        identity = NodeIdentity(credentials, self._keep_credentials, self._means.dice.fraction)
         self._member, self._identity = member, identity
         if member.role == Role.MANAGER and not member.is_leaving:
-            self._is_locked = keyfile.is_locked(swarm_dir) and not secret
+            self._is_locked = keyfile.is_locked(self._config.swarm_dir) and not secret
             if not self._is_locked:
-                self._manager = ManagerParts(member, identity, self._means, self._on_fatal)
-                await self._manager.start(swarm_dir, secret)
+                await self._take_seat(member, identity, secret)
+        elif member.role == Role.WORKER:
+            await clear(self._places, member, identity)  # A demotion may have been cut off.
         self._worker = WorkerParts(member, identity, self._runtime, self._means)
         await self._worker.start(self._config, self.hostname, self._was_removed)
+        self._begin(self._follow_role())
+
+    async def _take_seat(self, member: Membership, identity: NodeIdentity, secret: bytes = b"") -> None:
+        self._seat = Seat(identity, self._means, self._places, Hooks(self._on_fatal, self._moved))
+        await self._seat.take(member, lambda: self._known_managers(member), secret)
+
+    def _moved(self, member: Membership) -> None:
+        self._member = member
+
+    def _keep_credentials(self, renewed: Credentials) -> None:
+        keyfile.save_credentials(self._config.swarm_dir, renewed)
+        self._begin(self._follow_role())  # Once they are in use.
+
+    async def _follow_role(self) -> None:
+        """Be what the certificate says: a worker that was promoted becomes a manager, and the other way round."""
+        async with self._changing:
+            member, identity = self._member, self._identity
+            if member is None or identity is None or member.is_leaving:
+                return
+            if self._manager is not None:
+                self._manager.refresh()
+            if identity.identity.role == member.role:
+                return
+            log.info("this node's role has changed", role=identity.identity.role.value)
+            if identity.identity.role == Role.MANAGER:
+                await self._take_seat(self._remember(promoted(member)), identity)
+                return
+            member = self._remember(demoted(member))
+            seat, self._seat, self._is_locked = self._seat, None, False
+            if seat is not None:
+                await seat.close()
+            await clear(self._places, member, identity)
+
+    def _remember(self, member: Membership) -> Membership:
+        memberships.save(self._config.swarm_dir, member)
+        self._member = member
+        return member
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside whatever asks for it."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _close_parts(self) -> None:
         worker, self._worker = self._worker, None
-        manager, self._manager = self._manager, None
+        seat, self._seat = self._seat, None
         if worker is not None:
             await worker.close()
-        if manager is not None:
-            await manager.close()
+        if seat is not None:
+            await seat.close()
+
+    @property
+    def _manager(self) -> ManagerParts | None:
+        return self._seat.parts if self._seat is not None else None
 
     # --- what the API asks -------------------------------------------------------------
 
@@ -217,6 +267,8 @@ class Node:
             return self._manager.control
         if self._is_locked:
             raise NotManager(LOCKED)
+        if self._seat is not None:
+            raise Unavailable(NOT_OPEN.format(reason=self._seat.reason))
         raise NotManager(NO_SWARM if self._member is None else WORKER)
 
     # --- in ------------------------------------------------------------------------------
@@ -283,12 +335,7 @@ class Node:
             manager=str(new_token(authority.root_pem, self._means.dice.bytes)),
         )
         changes = first_objects(founding, tokens, new_id(self._means.dice.bytes))
-        store, replica = await open_state(staging, clock, is_new=True)
-        try:
-            await replica.commit(changes)
-        finally:
-            await replica.close()
-            await store.close()
+        await make_state(staging, clock, changes)
         return accept_issued(key_request, issued)
 
     async def join_swarm(self, request: JoinRequest) -> None:
@@ -307,14 +354,14 @@ class Node:
             host, port = advertise.reachable(request.advertise_addr, CONTROL_PORT)
             credentials, address = await self._ask_certificate(request, token)
             identity = certificates.identity_of_pem(credentials.certificate)
-            is_manager = identity.role == Role.MANAGER
             member = Membership(
                 cluster_id=identity.cluster_id,
                 node_id=identity.node_id,
                 role=identity.role,
                 underlay=advertise.underlay(request.data_path_addr, host),
-                control_addr=f"{host}:{port}" if is_manager else "",
-                listen_addr=advertise.listening(request.listen_addr) if is_manager else "",
+                control_addr=f"{host}:{port}",
+                listen_addr=advertise.listening(request.listen_addr),
+                is_entering=identity.role == Role.MANAGER,
                 managers=[ManagerAddress(node_id="", addr=address)],
             )
             try:
@@ -360,7 +407,10 @@ class Node:
                 token.check_root(root_pem)
                 key_request = new_key_request()
                 asked = CertificateRequest(
-                    token=str(token), csr=key_request.csr, availability=_availability(request.availability)
+                    token=str(token),
+                    csr=key_request.csr,
+                    availability=_availability(request.availability),
+                    has_etcd=self._places.has_program,
                 )
                 issued = await port.join(address, root_pem, asked)
             except Declined as refusal:
@@ -394,6 +444,8 @@ class Node:
         try:
             async with asyncio.timeout(JOIN_S):
                 await worker.wait_connected()
+                if self._seat is not None:
+                    await self._seat.wait_open()
         except TimeoutError as error:
             raise Unavailable(
                 "Timeout was reached before node joined. The attempt to join the swarm will continue in the "
@@ -436,14 +488,14 @@ class Node:
             if self._member is None:
                 raise NotManager(NOT_MEMBER)
             if self._manager is not None and not is_forced:
-                raise NotManager(quorum.LEAVING + quorum.LAST_LEAVES)
+                raise NotManager(quorum.refuse_leaving(await self._manager.voters()))
+            if self._manager is not None:
+                await self._manager.withdraw()
             await self._depart("this node leaves the swarm")
 
     def _was_removed(self) -> None:
         """The swarm removed this node, and its session has ended: forget it from outside that session."""
-        departure = asyncio.create_task(self._depart_removed())
-        self._departures.add(departure)
-        departure.add_done_callback(self._departures.discard)
+        self._begin(self._depart_removed())
 
     async def _depart_removed(self) -> None:
         async with self._changing:
@@ -459,6 +511,8 @@ class Node:
 
     async def _undo(self) -> None:
         await self._close_parts()
+        if self._member is not None and self._identity is not None:
+            await clear(self._places, self._member, self._identity)
         self._wipe()
         self._member, self._error, self._is_locked = None, "", False
 
@@ -482,6 +536,22 @@ class Node:
     def _require_outside(self) -> None:
         if self._member is not None:
             raise NotManager(MEMBER)
+
+
+def promoted(member: Membership) -> Membership:
+    """A worker's membership once its certificate is a manager's; the others have still to let it in."""
+    return msgspec.structs.replace(
+        member,
+        role=Role.MANAGER,
+        control_addr=member.control_addr or f"{member.underlay}:{CONTROL_PORT}",
+        listen_addr=member.listen_addr or advertise.listening(""),
+        is_entering=True,
+    )
+
+
+def demoted(member: Membership) -> Membership:
+    """A manager's membership once its certificate is a worker's."""
+    return msgspec.structs.replace(member, role=Role.WORKER, etcd=None, base=0, is_entering=False)
 
 
 def _availability(text: str) -> Availability:

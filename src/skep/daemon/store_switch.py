@@ -58,7 +58,7 @@ class StoreSwitch:
     async def to_etcd(
         self, member: Membership, opened: OpenStore, replica: Replica, peer_url: str
     ) -> tuple[Membership, OpenStore]:
-        """Move to etcd while the swarm is served; only writes wait, for a moment. Nobody may decide meanwhile.
+        """Move to etcd while the swarm is served; only writes wait, for a moment.
 
         Args:
             opened: The SQLite store; it is closed once it counts no more.

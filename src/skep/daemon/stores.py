@@ -21,17 +21,15 @@ from skep.edge.sole_leadership import SoleCandidate
 from skep.edge.sqlite import SqliteStore
 from skep.model.errors import Unavailable
 from skep.model.identity import Credentials
+from skep.model.node import NO_ETCD
 from skep.ports.leadership import Candidate
 from skep.ports.store import Store
 
+ETCD_PROGRAM: Final = Path("/usr/bin/etcd")
 STORE_FILE: Final = "store.db"
 FORMER_FILE: Final = "store.db.old"
 FRESH_FILE: Final = "store.db.new"
 ETCD_DIR: Final = "etcd"
-NO_ETCD: Final = (
-    "a swarm with several managers keeps its state in etcd, and there is no {program} on {where}; "
-    "install it there (apt-get install etcd-server; its own service need not run) and try again"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class StorePlaces:
 
     swarm_dir: Path
     run_dir: Path
-    program: Path = Path("/usr/bin/etcd")
+    program: Path = ETCD_PROGRAM
     client_port: int = CLIENT_PORT
 
     @property
@@ -69,7 +67,7 @@ class StorePlaces:
     def check_program(self) -> None:
         """Raises: Unavailable: etcd is not installed here."""
         if not self.has_program:
-            raise Unavailable(NO_ETCD.format(program=self.program, where="this machine"))
+            raise Unavailable(NO_ETCD.format(where="this manager's machine"))
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from skep.agent.session import AgentSession, SessionPorts
 from skep.daemon.config import DaemonConfig
 from skep.daemon.manager import Means
 from skep.daemon.membership import Membership
+from skep.daemon.stores import ETCD_PROGRAM
 from skep.daemon.supervise import Supervisor
 from skep.edge import machine
 from skep.edge.control_client import HttpControlPort
@@ -27,6 +28,7 @@ from skep.edge.process.runtime import ProcessRuntime
 from skep.edge.registries import Registries
 from skep.edge.task_files import MemoryFiles
 from skep.edge.unix_stream import connect_unix
+from skep.model.node import ETCD_CAPABILITY
 from skep.model.session import ManagerAddress
 from skep.ports.runtime import Runtime
 
@@ -87,6 +89,7 @@ class WorkerParts:
             underlay=member.underlay,
             boot_id=boot_id(),
             architecture=machine.architecture(),
+            capabilities=(ETCD_CAPABILITY,) if ETCD_PROGRAM.is_file() else (),
         )
         files = MemoryFiles(config.run_dir / "files")
         ports = Ports(

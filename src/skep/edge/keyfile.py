@@ -119,6 +119,17 @@ def _unlock_bytes(text: str) -> bytes:
     return raw
 
 
+def has_data_key(directory: Path) -> bool:
+    """Whether the data key is here as it is."""
+    return (directory / DATA_KEY_FILE).exists()
+
+
+def forget_data_key(directory: Path) -> None:
+    """Remove the data key: this node is no manager any more."""
+    for name in (DATA_KEY_FILE, LOCKED_KEY_FILE):
+        (directory / name).unlink(missing_ok=True)
+
+
 def forget(directory: Path) -> None:
     """Remove all key material."""
     for name in (CREDENTIALS_FILE, DATA_KEY_FILE, LOCKED_KEY_FILE):

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from skep.core import identity as certificates
+from skep.core.roles import certified_role
 from skep.lib.rates import TokenBuckets
 from skep.manager import ca
 from skep.manager.ca import CertificateAuthority
@@ -95,7 +96,14 @@ class Admission:
         holder = Identity(node_id=node_id, role=known.role if known else role, cluster_id=cluster.id)
         issued, identity = self._issue(request.csr, holder, cluster, address)
         if known is None:
-            await self.registry.admit(Newcomer(identity=identity, availability=request.availability, address=address))
+            await self.registry.admit(
+                Newcomer(
+                    identity=identity,
+                    availability=request.availability,
+                    address=address,
+                    has_etcd=request.has_etcd,
+                )
+            )
         log.info("a node joined", node=node_id, role=role.value, address=address)
         return issued
 
@@ -115,7 +123,7 @@ class Admission:
         if node is None:
             raise Unavailable("this manager does not know the node yet; try again")
         cluster = self._cluster()
-        holder = Identity(node_id=node.id, role=node.spec.role, cluster_id=cluster.id)
+        holder = Identity(node_id=node.id, role=certified_role(node), cluster_id=cluster.id)
         issued, renewed = self._issue(request.csr, holder, cluster, address)
         await self.registry.certify(renewed)
         return issued

@@ -3,12 +3,14 @@
 Edge: the replica. Implements `manager.join.Registry`.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from skep.manager.control.writes import Writes
 from skep.model.errors import Forbidden
 from skep.model.identity import Identity, Newcomer
-from skep.model.node import Availability, Node, NodeSpec, NodeStatus, Role
+from skep.model.node import NO_ETCD, Availability, Node, NodeSpec, NodeStatus, Role
 from skep.store.changes import Change, Put
 from skep.store.state import View
 
@@ -16,21 +18,22 @@ from skep.store.state import View
 class NodeRegistry:
     """Writes node objects."""
 
-    def __init__(self, writes: Writes) -> None:
+    def __init__(self, writes: Writes, check_widening: Callable[[], None] = lambda: None) -> None:
+        """Args: check_widening: raises `Unavailable` where this manager cannot share its state with another."""
         self._writes = writes
+        self._check_widening = check_widening
 
     async def admit(self, newcomer: Newcomer) -> None:
         """Create the node; the same newcomer may come twice.
 
         Raises:
-            Forbidden: It would be a second manager.
+            Forbidden, Unavailable: It would be a manager, and cannot be; the sentence says what is missing.
         """
         identity = newcomer.identity
         if identity.role == Role.MANAGER:
-            raise Forbidden(
-                "this swarm keeps its state on one manager and cannot take another yet; "
-                "join with the worker token (docker swarm join-token worker)"
-            )
+            self._check_widening()
+            if not newcomer.has_etcd:
+                raise Forbidden(NO_ETCD.format(where="the machine that is to join"))
 
         def operation(view: View) -> list[Change]:
             if identity.node_id in view.nodes:

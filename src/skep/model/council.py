@@ -7,9 +7,15 @@ from skep.model.base import Record
 
 
 class EntryRequest(Record, frozen=True, kw_only=True):
-    """A manager asks to be let in. Attributes: peer_url: where its member of the store will be reached."""
+    """A manager asks to be let in.
+
+    Attributes:
+        peer_url: Where its member of the store will be reached.
+        has_data: It has what a member keeps already, from an attempt before.
+    """
 
     peer_url: str
+    has_data: bool = False
 
 
 class Entry(Record, frozen=True, kw_only=True):

@@ -9,6 +9,13 @@ from skep.model.base import Labels, Nanoseconds, Object, Record, Wire, always, p
 from skep.model.network import Attachment
 from skep.model.service import Platform, Resources
 
+ETCD_CAPABILITY = "etcd"
+"""A node's that can be one of several managers."""
+NO_ETCD = (
+    "several managers keep a swarm's state in etcd, and {where} has none; install it there "
+    "(apt-get install etcd-server; its own service need not run), restart skepd and try again"
+)
+
 
 class Role(enum.StrEnum):
     WORKER = "worker"

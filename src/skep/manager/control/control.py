@@ -4,10 +4,11 @@ Edge: asyncio through its parts. It is `skep.api.backend.Control` by shape; that
 daemon, which passes one for the other, is where the type checker compares them.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from skep.core.orchestrate.rebalance import Move
+from skep.core.quorum import Voter
 from skep.core.rehearsal import Rehearsal
 from skep.manager.attachments import Attachments
 from skep.manager.control import find, operators
@@ -38,6 +39,10 @@ from skep.ports.runtime import LogOptions
 from skep.store.state import View
 
 
+def nothing_lacks() -> None:
+    """Where other managers can be taken in."""
+
+
 def no_engine(node_id: str) -> ByteStream:
     """Where no node can be asked."""
     raise Unavailable(f"node {node_id} is not available")
@@ -62,6 +67,8 @@ class Surroundings:
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
         certify: Signs an operator's certificate.
+        voters: Whose vote counts among the managers; see `core.quorum`. None for the managers the state tells of.
+        check_widening: Raises `Unavailable` where this manager cannot share its state with another.
         save_backup: Under a pass phrase; see `manager.control.backup`.
     """
 
@@ -73,28 +80,31 @@ class Surroundings:
     open_engine: Callable[[str], ByteStream] = no_engine
     certify: operators.Certify = no_authority
     save_backup: Callable[[str], AsyncIterator[bytes]] = no_backup
+    voters: Callable[[], Awaitable[Sequence[Voter]]] | None = None
+    check_widening: Callable[[], None] = nothing_lacks
 
 
 class SwarmControl:
     """Implements `api.backend.Control` on an opened replica.
 
     Attributes:
+        writes: Of users' operations; those of the manager itself take turns with them.
         registry: For the control port, which lets nodes in; its writes take turns with those of users.
         attachments: For sessions: places of nodes' plain containers on networks; likewise.
     """
 
     def __init__(self, replica: Replica, surroundings: Surroundings) -> None:
-        writes = Writes(replica, surroundings.clock, surroundings.dice)
+        self.writes = writes = Writes(replica, surroundings.clock, surroundings.dice)
         self._replica = replica
         self._surroundings = surroundings
         self._services = Services(writes, surroundings.sealer)
         self._networks = Networks(writes, replica.watch)
-        self._nodes = Nodes(writes)
+        self._nodes = Nodes(writes, surroundings.voters, surroundings.check_widening)
         self._settings = ClusterSettings(writes, surroundings.sealer)
         self._secrets = Secrets(writes, surroundings.sealer)
         self._configs = Configs(writes)
         self._rotation = Rotation(writes, surroundings.sealer)
-        self.registry = NodeRegistry(writes)
+        self.registry = NodeRegistry(writes, surroundings.check_widening)
         self.attachments = Attachments(writes, replica.watch)
 
     @property

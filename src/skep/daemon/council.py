@@ -1,0 +1,223 @@
+"""The managers as members of the store: lets others in, takes them out, and knows whose vote counts.
+
+Edge: etcd's members, through the manager's own. Every step may be asked again, of any manager: etcd itself sees to it
+that they are taken one at a time. A manager that was demoted loses its membership before its certificate.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from skep.core import quorum
+from skep.core.quorum import Voter
+from skep.daemon.membership import Membership
+from skep.daemon.stores import OpenStore, StorePlaces
+from skep.edge.etcd.members import Member
+from skep.edge.etcd.members import Membership as Members
+from skep.manager.control.writes import Writes
+from skep.model.council import Entry, EntryRequest
+from skep.model.errors import Forbidden, SkepError, Unavailable
+from skep.model.identity import Identity
+from skep.model.node import Node, Role
+from skep.ports.store import StoreUnavailable
+from skep.store.changes import Batch, Put
+from skep.store.state import View
+
+log = structlog.get_logger(__name__)
+
+VOTE_S: Final = 15.0
+LOOK_S: Final = 2.0
+UNUSED_S: Final = 45.0
+"""A member that was let in and has not begun for so long makes room: etcd takes one at a time."""
+NOT_NOW: Final = "the managers cannot be changed at present: {error}"
+DEMOTED: Final = "this node is to be no manager; promote it first (docker node promote {node_id})"
+
+
+class Home(Protocol):
+    """The manager that this council is part of."""
+
+    @property
+    def member(self) -> Membership: ...
+    @property
+    def opened(self) -> OpenStore: ...
+    @property
+    def is_leading(self) -> bool: ...
+
+    async def widen(self) -> None:
+        """Move the state to where several managers can keep it; nothing if it is there."""
+        ...
+
+
+@dataclass
+class Council:
+    """Of one manager. Implements `manager.gate.CouncilService`."""
+
+    home: Home
+    places: StorePlaces
+    writes: Writes
+    data_key: bytes
+    seconds: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._changing = asyncio.Lock()
+        self._unused: dict[int, float] = {}
+        self._changed = asyncio.Event()
+
+    def observe(self, batch: Batch) -> None:
+        """Take in a committed batch: give it to `Replica.observers`."""
+        if any(event.kind == "node" for event in batch.events):
+            self._changed.set()
+
+    # --- in ------------------------------------------------------------------------------
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        """Let a manager in, as a member without a vote.
+
+        Raises:
+            Forbidden: It is to be no manager. Unavailable: Not at present, or etcd is missing here.
+        """
+        node = self.writes.view.nodes.get(identity.node_id)
+        if node is None:
+            raise Unavailable("this manager does not know the node yet; try again")
+        if node.spec.role != Role.MANAGER:
+            raise Forbidden(DEMOTED.format(node_id=node.id))
+        async with self._changing:
+            await self.home.widen()
+            members = self._members()
+            try:
+                added = await self._add(members, identity.node_id, request)
+                found = await members.members()
+            except StoreUnavailable as error:
+                raise Unavailable(NOT_NOW.format(error=error)) from error
+        log.info("a manager is let in", node=identity.node_id, peer=request.peer_url)
+        return Entry(
+            initial={member.name or identity.node_id: member.peer_url for member in found if member.name}
+            | {identity.node_id: request.peer_url},
+            base=self.home.member.base,
+            data_key=self.data_key,
+            is_new=not added.name,
+        )
+
+    async def _add(self, members: Members, node_id: str, request: EntryRequest) -> Member:
+        """Raises: StoreUnavailable."""
+        for member in await members.members():
+            is_own = member.name == node_id or member.peer_url == request.peer_url
+            is_other_life = is_own and (member.peer_url != request.peer_url or bool(member.name) > request.has_data)
+            if is_other_life or (not is_own and self._is_unused(member)):
+                log.warning("a member that does not run is removed", peer=member.peer_url)
+                await members.remove(member.id)
+        return await members.add(request.peer_url)
+
+    def _is_unused(self, member: Member) -> bool:
+        """Whether it was let in and never came."""
+        if member.name:
+            self._unused.pop(member.id, None)
+            return False
+        return self.seconds() - self._unused.setdefault(member.id, self.seconds()) > UNUSED_S
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None:
+        """Give a manager its vote; returns once it counts.
+
+        Raises:
+            Unavailable: It was not let in, or has not caught up yet.
+        """
+        members = self._members()
+        try:
+            found = next((each for each in await members.members() if each.peer_url == request.peer_url), None)
+            if found is None:
+                raise Unavailable("this manager was not let in yet; ask for that first")
+            await members.promote(found.id, limit_s=VOTE_S)
+        except StoreUnavailable as error:
+            raise Unavailable(NOT_NOW.format(error=error)) from error
+        log.info("a manager has a vote", node=identity.node_id)
+
+    # --- out -----------------------------------------------------------------------------
+
+    async def voters(self) -> Sequence[Voter]:
+        """Whose vote counts, and whom this manager reaches.
+
+        Raises:
+            Unavailable: etcd does not say.
+        """
+        members = self.home.opened.members
+        if members is None:
+            return [Voter(self.home.member.node_id)]
+        try:
+            reachable = (await members.status()).reachable
+            return [
+                Voter(member.name, member.id in reachable)
+                for member in await members.members()
+                if member.name and not member.is_learner
+            ]
+        except StoreUnavailable as error:
+            raise Unavailable(NOT_NOW.format(error=error)) from error
+
+    async def withdraw(self) -> None:
+        """Take this manager out, if the others can do without it; for one that leaves for good."""
+        members = self.home.opened.members
+        if members is None:
+            return
+        own = self.home.member.node_id
+        try:
+            if quorum.can_remove(await self.voters(), own):
+                for member in await members.members():
+                    if member.name == own:
+                        await members.remove(member.id)
+        except (StoreUnavailable, SkepError) as error:
+            log.warning("this manager stays a member of the store: demote its node elsewhere", reason=str(error))
+
+    async def tend(self) -> None:
+        """While this manager leads, take out whoever is to be no manager; until cancelled."""
+        while True:
+            if self.home.is_leading and self.home.opened.members is not None:
+                try:
+                    await self._tidy(self.home.opened.members)
+                except (StoreUnavailable, SkepError) as error:
+                    log.info("the managers are not as they should be yet", reason=str(error))
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+
+    async def _tidy(self, members: Members) -> None:
+        """Raises: StoreUnavailable, SkepError."""
+        view = self.writes.view
+        async with self._changing:
+            found = await members.members()
+            leaving = [member for member in found if member.name and not _is_wanted(view, member.name)]
+            leaving.sort(key=lambda member: member.name == self.home.member.node_id)  # Itself last.
+            for member in leaving:
+                if member.is_learner or quorum.can_remove(await self.voters(), member.name):
+                    await members.remove(member.id)
+                    log.info("a manager is taken out", node=member.name)
+        staying = {member.name for member in await members.members()}
+        demoted = [node.id for node in view.nodes.values() if _is_demoted(node) and node.id not in staying]
+        if demoted:
+            await self.writes.transact(lambda now: [Put(node) for node in _cleared(now, demoted)])
+
+    def _members(self) -> Members:
+        members = self.home.opened.members
+        if members is None:
+            raise Unavailable("this manager keeps the state alone")
+        return members
+
+
+def _is_wanted(view: View, node_id: str) -> bool:
+    node = view.nodes.get(node_id)
+    return node is not None and node.spec.role == Role.MANAGER
+
+
+def _is_demoted(node: Node) -> bool:
+    return node.spec.role != Role.MANAGER and node.manager_status is not None
+
+
+def _cleared(view: View, node_ids: Sequence[str]) -> Iterator[Node]:
+    for id in node_ids:
+        node = view.nodes.get(id)
+        if node is not None and _is_demoted(node):
+            yield msgspec.structs.replace(node, manager_status=None)
