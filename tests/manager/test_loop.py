@@ -91,6 +91,7 @@ async def a_setting() -> AsyncIterator[Setting]:
         await setting.store.close()
 
 
+@pytest.mark.anyio
 async def test_where_nobody_decides_what_agents_tell_is_refused_soon() -> None:
     async with a_setting() as setting:
         loop = DecisionLoop(setting.replica, setting.clock, [])

@@ -152,3 +152,39 @@ async def test_stopping_the_daemon_gives_the_lease_back() -> None:
         await setting.wait(lambda: setting.deciding == ["one"])
     assert term.is_resigned
     assert setting.deciding == []
+
+
+async def test_a_term_goes_on_without_a_break_where_the_state_moves_to_another_store() -> None:
+    async with Setting() as setting:
+        sole, first, second = ScriptedTerm(""), ScriptedTerm("one"), ScriptedTerm("two")
+        setting.candidate.terms.put_nowait(sole)
+        await setting.wait(lambda: setting.deciding == [""])
+        renewed: list[str] = []
+        other = ScriptedCandidate()
+        other.terms.put_nowait(first)
+        await setting.reign.change(other, renewed.append)
+        assert (renewed, setting.reign.lease, sole.is_resigned) == (["one"], "one", True)
+        sole.lost.set()
+        await asyncio.sleep(0.01)
+        assert setting.deciding == [""], "who decides was stopped"
+        first.lost.set()
+        await setting.wait(lambda: setting.deciding == [] and first.is_resigned)
+        other.terms.put_nowait(second)
+        await setting.wait(lambda: setting.deciding == ["two"])
+
+
+async def test_a_term_that_ends_while_it_is_to_go_on_is_stood_for_again() -> None:
+    async with Setting() as setting:
+        sole, first, second = ScriptedTerm(""), ScriptedTerm("one"), ScriptedTerm("two")
+        setting.candidate.terms.put_nowait(sole)
+        await setting.wait(lambda: setting.deciding == [""])
+        other = ScriptedCandidate()
+        changing = asyncio.ensure_future(setting.reign.change(other, lambda lease: None))
+        sole.lost.set()
+        await setting.wait(lambda: sole.is_resigned)
+        other.terms.put_nowait(first)
+        await setting.wait(lambda: first.is_resigned or setting.deciding == ["one"])
+        if first.is_resigned:
+            await changing
+            other.terms.put_nowait(second)
+            await setting.wait(lambda: setting.deciding == ["two"])

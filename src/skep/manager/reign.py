@@ -66,6 +66,9 @@ class Reign:
             return
         term = await candidate.win()
         await self._replica.wait_revision(term.revision)
+        await self._go_on(term, renew)
+
+    async def _go_on(self, term: Term, renew: Callable[[str], None]) -> None:
         if self._term is None:  # It ended meanwhile: stand again.
             await term.resign()
             return
@@ -95,7 +98,7 @@ class Reign:
             return False
         self._is_renewed.clear()
         lost = asyncio.ensure_future(term.wait_lost())
-        renewed = asyncio.ensure_future(self._is_renewed.wait())
+        renewed = asyncio.ensure_future(self._wait_renewed())
         try:
             await asyncio.wait({lost, renewed, work}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -103,6 +106,9 @@ class Reign:
             renewed.cancel()
             await asyncio.gather(lost, renewed, return_exceptions=True)
         return not work.done() and self._term is not term
+
+    async def _wait_renewed(self) -> None:
+        await self._is_renewed.wait()
 
     async def _work(self, term: Term) -> None:
         await self._replica.wait_revision(term.revision)
