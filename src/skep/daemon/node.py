@@ -19,7 +19,8 @@ from skep.agent.attachments import Attachments
 from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState, RestoreRequest
 from skep.core import identity as certificates
-from skep.core import quorum
+from skep.core import quorum, recovery
+from skep.core.recovery import Survivor
 from skep.daemon import advertise, rejoin
 from skep.daemon import membership as memberships
 from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
@@ -27,7 +28,7 @@ from skep.daemon.manager import Hooks, ManagerParts, Means, make_state, open_sea
 from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.restore import Place, restore
 from skep.daemon.seat import Seat, clear
-from skep.daemon.stores import StorePlaces
+from skep.daemon.stores import StorePlaces, begin_alone
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
 from skep.edge.control_client import HttpControlPort
@@ -44,6 +45,7 @@ from skep.model.node import Availability, Role
 from skep.model.session import ManagerAddress
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import EngineFacts, Runtime
+from skep.ports.store import StoreUnavailable
 from skep.ports.transport import Declined, TransportError
 
 log = structlog.get_logger(__name__)
@@ -281,6 +283,8 @@ class Node:
             InvalidSpec: An address or setting is not possible; nothing was changed.
         """
         async with self._changing:
+            if request.force_new_cluster:
+                return await self._begin_alone()
             self._require_outside()
             listen_addr = advertise.listening(request.listen_addr)
             host, port = advertise.reachable(request.advertise_addr, split_address(listen_addr, CONTROL_PORT)[1])
@@ -303,6 +307,41 @@ class Node:
                 await self._undo()
                 raise
             return member.node_id
+
+    async def _begin_alone(self) -> str:
+        """Go on as the only manager with the state this one holds; nodes and what they run stay.
+
+        Raises:
+            NotManager: This node holds no state. Unavailable: It did not work; it may be done again.
+        """
+        member, identity = self._member, self._identity
+        if self._is_locked or member is None or identity is None or member.role != Role.MANAGER or member.is_entering:
+            raise NotManager(LOCKED if self._is_locked else NO_SWARM if member is None else WORKER)
+        if member.etcd is not None:
+            if self._seat is not None:
+                await self._seat.close()
+            try:
+                self._member = await begin_alone(self._places, member, lambda: identity.credentials)
+            except StoreUnavailable as error:
+                raise Unavailable(f"this manager cannot begin anew: {error}") from error
+            finally:
+                await self._take_seat(self._member or member, identity)
+        if self._seat is None:
+            raise Unavailable("this manager is not open; try again")
+        try:
+            async with asyncio.timeout(JOIN_S):
+                manager = await self._seat.wait_open()
+        except TimeoutError as error:
+            raise Unavailable(NOT_OPEN.format(reason=self._seat.reason)) from error
+        survivor = Survivor(
+            node_id=member.node_id,
+            hostname=self.hostname,
+            underlay=member.underlay,
+            control_addr=member.control_addr,
+            certificate_serial=identity.identity.serial,
+        )
+        await manager.control.writes.transact(lambda view: recovery.sole_manager(view, survivor))
+        return member.node_id
 
     async def _found(self, request: InitRequest, member: Membership) -> Credentials:
         """Make the authority, this node's certificate and the first objects."""
@@ -329,6 +368,7 @@ class Node:
             address_pools=tuple(request.default_addr_pool),
             subnet_size=request.subnet_size,
             data_path_port=request.data_path_port,
+            min_certificate_life=self._means.min_certificate_life,
         )
         tokens = JoinTokens(
             worker=str(new_token(authority.root_pem, self._means.dice.bytes)),

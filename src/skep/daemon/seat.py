@@ -69,9 +69,11 @@ class Seat:
         else:
             self._opening = asyncio.create_task(self._keep_opening(member, managers, secret), name="manager")
 
-    async def wait_open(self) -> None:
+    async def wait_open(self) -> ManagerParts:
         """Wait until the manager is open."""
-        await self._opened.wait()
+        while self.parts is None:
+            await self._opened.wait()
+        return self.parts
 
     async def close(self) -> None:
         """Close the manager; what agents run goes on, and so does an etcd member."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from skep.daemon import membership as memberships
 from skep.daemon.membership import EtcdPlace, Membership
 from skep.edge.etcd.election import EtcdCandidate
 from skep.edge.etcd.member import EtcdMember
@@ -117,6 +120,28 @@ def new_member(
     return EtcdMember(settings, credentials)
 
 
+async def open_store(
+    places: StorePlaces, member: Membership, credentials: Callable[[], Credentials], fraction: Callable[[], float]
+) -> OpenStore:
+    """Open the store that the membership names, and put aside what a move that was cut off left of another.
+
+    Raises:
+        StoreError: It is damaged or in use, or etcd has no quorum; an etcd member runs on all the same.
+    """
+    if member.etcd is None:
+        await forget_etcd(places, member, credentials)
+        return await open_sqlite(places, member)
+    forget_sqlite(places)
+    etcd = new_member(places, member, member.etcd, credentials)
+    try:
+        await etcd.start()
+        await etcd.wait_ready()
+        return await open_etcd(member, etcd, fraction)
+    except BaseException:
+        await etcd.detach()
+        raise
+
+
 async def open_sqlite(places: StorePlaces, member: Membership) -> OpenStore:
     """Open the file.
 
@@ -154,6 +179,32 @@ def with_etcd(member: Membership, etcd: EtcdMember, store: Store, fraction: Call
 
 def rebased(store: Store, base: int) -> Store:
     return RebasedStore(store, base) if base else store
+
+
+async def begin_alone(places: StorePlaces, member: Membership, credentials: Callable[[], Credentials]) -> Membership:
+    """Begin etcd anew from the data of this manager's member, without the others; offline, or with its store closed.
+
+    Cut off anywhere it may be done again. What only the others held is lost.
+
+    Returns:
+        What the node is from now on; the same with a SQLite store.
+    Raises:
+        StoreUnavailable: etcd does not start; its own last words are in the text.
+    """
+    if member.etcd is None:
+        return member
+    await new_member(places, member, member.etcd, credentials).close()
+    alone = new_member(places, member, member.etcd, credentials, is_alone=True)
+    try:
+        await alone.start()
+        await alone.wait_ready()
+    finally:
+        await alone.close()
+    own = {member.node_id: member.etcd.peer_url}
+    place = msgspec.structs.replace(member.etcd, initial=own, is_joining=False)
+    moved = msgspec.structs.replace(member, etcd=place)
+    memberships.save(places.swarm_dir, moved)
+    return moved
 
 
 async def forget_etcd(places: StorePlaces, member: Membership, credentials: Callable[[], Credentials]) -> None:
