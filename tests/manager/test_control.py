@@ -36,6 +36,7 @@ from skep.model.errors import (
     NotFound,
     OutOfDate,
     SkepError,
+    Unavailable,
     Unsupported,
 )
 from skep.model.identity import Identity, Newcomer
