@@ -76,24 +76,24 @@ class Swarm:
 
     token: str
     addresses: Sequence[str]
-    ports: SessionPorts
 
     async def join(self, agent: Agent) -> AgentSession:
+        ports = SessionPorts(HttpControlPort(), SystemClock(), SystemDice())
         address = self.addresses[agent.number % len(self.addresses)]
-        root = await self.ports.control.root(address)
+        root = await ports.control.root(address)
         JoinToken.parse(self.token).check_root(root)
         request = new_key_request()
         asked = JoinRequest(token=self.token, csr=request.csr)
-        credentials = accept_issued(request, await self.ports.control.join(address, root, asked))
-        identity = NodeIdentity(credentials, lambda _: None, self.ports.dice.fraction)
+        credentials = accept_issued(request, await ports.control.join(address, root, asked))
+        identity = NodeIdentity(credentials, lambda _: None, ports.dice.fraction)
         managers = [ManagerAddress(node_id="", addr=each) for each in self.addresses]
-        return AgentSession(identity, managers, agent, self.ports)
+        return AgentSession(identity, managers, agent, ports)
 
 
 async def main() -> None:
     count, token, *addresses = sys.argv[1:]
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=WARNINGS)
-    swarm = Swarm(token, addresses, SessionPorts(HttpControlPort(), SystemClock(), SystemDice()))
+    swarm = Swarm(token, addresses)
     agents = [Agent(number=number) for number in range(1, int(count) + 1)]
     turns = asyncio.Semaphore(AT_ONCE)
     lines = asyncio.StreamReader()

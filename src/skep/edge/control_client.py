@@ -45,6 +45,13 @@ class HttpControlPort:
 
     def __init__(self, answer_s: float = ANSWER_S) -> None:
         self._answer_s = answer_s
+        self._made: tuple[Credentials, ssl.SSLContext] | None = None
+
+    def _context(self, credentials: Credentials) -> ssl.SSLContext:
+        """A context costs more than a connection, and a manager that is away is dialled often: the last one is kept."""
+        if self._made is None or self._made[0] is not credentials:
+            self._made = (credentials, tls_context.client_context(credentials.root, credentials))
+        return self._made[1]
 
     async def root(self, addr: str) -> str:
         return (await self._ask("GET", addr, "/ca", tls_context.blind_context())).decode(errors="replace")
@@ -54,7 +61,7 @@ class HttpControlPort:
         return _issued(addr, await self._ask("POST", addr, "/join", _trusting(addr, root_pem), body))
 
     async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
-        context = tls_context.client_context(credentials.root, credentials)
+        context = self._context(credentials)
         return _issued(addr, await self._ask("POST", addr, "/renew", context, msgspec.json.encode(request)))
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
@@ -64,7 +71,7 @@ class HttpControlPort:
         return await self._open(addr, "/relay", credentials)
 
     async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
-        context = tls_context.client_context(credentials.root, credentials)
+        context = self._context(credentials)
         raw = await self._ask("POST", addr, "/managers/enter", context, msgspec.json.encode(request), limit_s=ENTER_S)
         try:
             return msgspec.json.decode(raw, type=Entry)
@@ -72,7 +79,7 @@ class HttpControlPort:
             raise Untrusted(f"{addr} sent something other than was asked; it is no manager of this swarm") from error
 
     async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
-        context = tls_context.client_context(credentials.root, credentials)
+        context = self._context(credentials)
         await self._ask("POST", addr, "/managers/vote", context, msgspec.json.encode(request), limit_s=ENTER_S)
 
     async def _open(self, addr: str, path: str, credentials: Credentials) -> Channel:
@@ -82,7 +89,7 @@ class HttpControlPort:
             async with _translated(addr), asyncio.timeout(self._answer_s):
                 socket = await session.ws_connect(
                     f"https://{addr}{path}",
-                    ssl=tls_context.client_context(credentials.root, credentials),
+                    ssl=self._context(credentials),
                     server_hostname=MANAGER_NAME,
                     heartbeat=PING_S,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
