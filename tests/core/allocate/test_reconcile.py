@@ -257,6 +257,15 @@ class TestTasks:
         assert isinstance(change.value, Task)
         assert change.value.attachments[0].address == placed[0].attachments[0].address
 
+    def test_a_number_cools_down_though_nobody_waits_for_one_yet(self) -> None:
+        """Seed 30077 of the simulator: it only began to when the next one asked, who waited twice as long for it."""
+        it = Allocator(a_network("net", subnet="10.9.0.0/29"), service := a_service(networks=["net"]))
+        it.put(*(a_task(f"t{n}", service=service) for n in range(4)))
+        it.put(with_status(it.task("t0"), state=COMPLETE))
+        it.now += COOL_DOWN
+        it.put(a_task("next", service=service))
+        assert it.task("next").status.state == TaskState.PENDING
+
     def test_least_recently_used_comes_last(self) -> None:
         it = Allocator(a_network("net", subnet="10.9.0.0/24"), service := a_service(networks=["net"]))
         it.put(a_task("a", service=service))

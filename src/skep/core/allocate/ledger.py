@@ -108,6 +108,7 @@ class Ledger:
         """What the next decision looks at whatever is dirty: from the first view, and from abandoned plans."""
         self._claims: dict[Owner, Claims] = {}
         self._tentative: dict[Owner, Object] = {}
+        self._released: set[Space] = set()
 
     @classmethod
     def of(cls, view: View) -> "Ledger":
@@ -143,6 +144,12 @@ class Ledger:
             if value is not proposed:
                 self._take_in(kind, id, value)
                 self.fresh[kind, id] = None
+
+    def cool(self, now: Nanoseconds) -> None:
+        """Let numbers released since the last call cool down from now on, whether or not anybody wants one."""
+        for space in self._released & self.pools.keys():
+            self.pools[space].settle(now)
+        self._released.clear()
 
     def propose(self, value: Object, kind: str) -> None:
         """Hold what a plan writes on an object, until the plan is seen committed or is seen not to be."""
@@ -207,6 +214,7 @@ class Ledger:
         for space, number in before:
             if (space, number) not in claims and space in self.pools:
                 self.pools[space].release(number, id)
+                self._released.add(space)
         for space, number in claims:
             if space in self.pools:
                 self.pools[space].hold(number, id)

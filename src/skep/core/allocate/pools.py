@@ -59,7 +59,7 @@ class Pool:
 
     def choose(self, holder: str, now: Nanoseconds) -> int | None:
         """Give `holder` the next free number; None when all are held or cooling down."""
-        self._settle(now)
+        self.settle(now)
         number = self._first_gap(self._cursor)
         if number is None:
             number = self._first_gap(0)
@@ -81,13 +81,25 @@ class Pool:
 
     def free_count(self, now: Nanoseconds) -> int:
         """How many numbers `choose` could give out now."""
-        self._settle(now)
+        self.settle(now)
         return self._n_untaken()
 
     def ready_at(self, now: Nanoseconds) -> Nanoseconds | None:
         """When the next number has cooled down; None if none is cooling."""
-        self._settle(now)
+        self.settle(now)
         return next(iter(self._cooling.values()), None)
+
+    def settle(self, now: Nanoseconds) -> None:
+        """Begin to cool down what was released, and take back what has cooled down."""
+        for number in self._freed:
+            self._cooling[number] = now + COOL_DOWN
+        self._freed.clear()
+        while self._cooling:
+            number, moment = next(iter(self._cooling.items()))
+            if moment > now:
+                break
+            del self._cooling[number]
+            self._taken.remove(number)
 
     def _n_untaken(self) -> int:
         return sum(last - first + 1 - self._taken.count(first, last) for first, last in self.domain)
@@ -98,14 +110,3 @@ class Pool:
             if number <= last:
                 return number
         return None
-
-    def _settle(self, now: Nanoseconds) -> None:
-        for number in self._freed:
-            self._cooling[number] = now + COOL_DOWN
-        self._freed.clear()
-        while self._cooling:
-            number, moment = next(iter(self._cooling.items()))
-            if moment > now:
-                break
-            del self._cooling[number]
-            self._taken.remove(number)

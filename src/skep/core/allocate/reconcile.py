@@ -43,6 +43,7 @@ def reconcile(view: View, dirty: Dirty, ledger: Ledger, now: Nanoseconds) -> Pla
         Puts of networks, nodes, services and tasks; `wake_at` when a number someone waits for has cooled down.
     """
     ledger.compare(view)
+    ledger.cool(now)
     is_asked = dirty.networks or dirty.nodes or dirty.services or dirty.tasks
     if not (is_asked or ledger.fresh or ledger.waiting):
         return NOTHING
