@@ -47,6 +47,7 @@ class StoreSwitch:
 
     Attributes:
         fraction: The dice, for standing for leader.
+        start_s: How long etcd may take to start.
         reached: Called with the name of each step that is done; tests end the process there.
     """
 
@@ -54,6 +55,7 @@ class StoreSwitch:
     credentials: Callable[[], Credentials]
     fraction: Callable[[], float]
     reached: Callable[[str], None] = _nothing
+    start_s: float = START_S
 
     async def to_etcd(
         self, member: Membership, opened: OpenStore, replica: Replica, peer_url: str
@@ -97,7 +99,7 @@ class StoreSwitch:
         """Start etcd and copy what is there, to shorten the pause. Raises: StoreError."""
         await etcd.start()
         self.reached("started")
-        await etcd.wait_ready(START_S)
+        await etcd.wait_ready(self.start_s)
         raw = await EtcdStore.open(etcd.target, member.cluster_id, member.node_id)
         undo.push_async_callback(raw.close)
         try:
@@ -131,7 +133,7 @@ class StoreSwitch:
         etcd = stores.new_member(self.places, member, member.etcd, self.credentials)
         try:
             await etcd.start()
-            await etcd.wait_ready(START_S)
+            await etcd.wait_ready(self.start_s)
             self.reached("started")
             await _check_alone(etcd)
             await self._copy_to_file(member, etcd)
