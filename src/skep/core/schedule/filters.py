@@ -6,7 +6,7 @@ Source: swarmkit/manager/scheduler/filter.go and pipeline.go.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from skep.core import constraints
@@ -65,17 +65,31 @@ class Pipeline:
                 return candidate
         return None
 
-    def admits(self, site: Site) -> bool:
-        """Whether a node would be suitable if there were room on it; that holds until the node changes."""
-        return _is_admitted(self._lasting, self.demand, site)
+    def admitted(self, sites: Sequence[Site]) -> Sequence[Site]:
+        """Those that would be suitable if there were room on them; that holds until a node changes."""
+        return self._passing(self._lasting, sites)
 
-    def fits(self, site: Site) -> bool:
-        """Whether there is room on a node, whatever else speaks against it; that holds until a task comes or goes."""
-        return _is_admitted(self._dynamic, self.demand, site)
+    def roomy(self, sites: Sequence[Site]) -> Sequence[Site]:
+        """Those with room, whatever else speaks against them; that holds until a task comes or goes."""
+        return self._passing(self._dynamic, sites)
+
+    def has_room(self, site: Site) -> bool:
+        """Whether there is room on a node."""
+        demand = self.demand
+        for admits in self._dynamic:  # noqa: SIM110  # all() with a generator costs half of placing a task
+            if not admits(demand, site):
+                return False
+        return True
 
     def explain(self, sites: Iterable[Site]) -> str:
         """Count the refusals, most frequent first: `insufficient resources on 2 nodes; …`; "" if there are none."""
         return sentence(self.codes(sites))
+
+    def _passing(self, checks: Iterable[Callable[[Demand, Site], bool]], sites: Sequence[Site]) -> Sequence[Site]:
+        demand = self.demand
+        for admits in checks:
+            sites = [site for site in sites if admits(demand, site)]
+        return sites
 
     def code(self, site: Site) -> int:
         """Which filter refuses a node first, as its place in `FILTERS` from 1 on; 0 for none."""
@@ -85,13 +99,6 @@ class Pipeline:
     def codes(self, sites: Iterable[Site]) -> bytearray:
         """The code of each node, in their order."""
         return bytearray(map(self.code, sites))
-
-
-def _is_admitted(checks: Iterable[Callable[[Demand, Site], bool]], demand: Demand, site: Site) -> bool:
-    for admits in checks:  # noqa: SIM110  # all() with a generator costs half of placing a task
-        if not admits(demand, site):
-            return False
-    return True
 
 
 def sentence(codes: Iterable[int]) -> str:

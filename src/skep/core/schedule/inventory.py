@@ -153,7 +153,7 @@ class Inventory:
         if found is None:
             if len(self._arrangements) >= MAX_ARRANGEMENTS:
                 self._arrangements.clear()
-            found = Arrangement(list(self.sites.values()), lasting.spread, pipeline.admits)
+            found = Arrangement(list(self.sites.values()), lasting.spread, pipeline)
             self._arrangements[lasting] = found
         return found
 

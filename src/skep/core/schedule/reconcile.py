@@ -90,9 +90,8 @@ class _Placement:
         tasks = self._tasks(self.inventory.waiting.get(group, ()))
         if not tasks:
             return
-        demand = demand_of(tasks[0])
-        pipeline = Pipeline(demand)
-        choice = chooser(demand, self.inventory.arrangement(pipeline), pipeline.fits, self.now)
+        pipeline = Pipeline(demand_of(tasks[0]))
+        choice = chooser(pipeline, self.inventory.arrangement(pipeline), self.now)
         for task in tasks:
             site = choice.choose()
             if site is None:

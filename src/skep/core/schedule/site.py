@@ -28,10 +28,12 @@ class Site:
 
     __slots__ = (
         "by_service",
+        "cpu_free",
         "cpu_used",
         "failures",
         "generic_used",
         "is_ready",
+        "memory_free",
         "memory_used",
         "names_used",
         "node",
@@ -56,14 +58,7 @@ class Site:
         self.node = node
         self.is_ready = node.status.state == NodeState.READY and node.spec.availability == Availability.ACTIVE
         self.platform = canonical(node.description.platform)
-
-    @property
-    def cpu_free(self) -> int:
-        return self.node.description.resources.nano_cpus - self.cpu_used
-
-    @property
-    def memory_free(self) -> int:
-        return self.node.description.resources.memory_bytes - self.memory_used
+        self._weigh()
 
     def generic_free(self, kind: str) -> int:
         """How many of a kind no task has claimed."""
@@ -129,12 +124,19 @@ class Site:
             reserved = reservations(task.spec)
             self.cpu_used += sign * reserved.nano_cpus
             self.memory_used += sign * reserved.memory_bytes
+            self._weigh()
         if task.generic_resources:
             self._hold_generic(task.generic_resources, sign)
         for port in host_ports(task.endpoint.ports) if task.endpoint and task.endpoint.ports else ():
             self.ports[port] = self.ports.get(port, 0) + sign
             if not self.ports[port]:
                 del self.ports[port]
+
+    def _weigh(self) -> None:
+        """Figure out what is free; it is asked far more often than it changes."""
+        offered = self.node.description.resources
+        self.cpu_free = offered.nano_cpus - self.cpu_used
+        self.memory_free = offered.memory_bytes - self.memory_used
 
     def _hold_generic(self, resources: list[GenericResource], sign: int) -> None:
         for kind, number in count_generic(resources).items():

@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from skep.core.schedule.demand import Demand, Spread
+from skep.core.schedule.demand import Spread
+from skep.core.schedule.filters import Pipeline
 from skep.core.schedule.site import Site
 from skep.model.base import Nanoseconds
 
@@ -23,21 +24,23 @@ class Chooser(Protocol):
         ...
 
 
+Rank = tuple[int, int, int, str]
+"""Recent failures of the service, its tasks, all tasks, and the node's id."""
+
+
 class Leaf:
     """Nodes that differ in load only; looked at when the first of them is asked for."""
 
-    def __init__(
-        self, sites: Iterable[Site], fits: Callable[[Site], bool], rank: Callable[[Site], tuple[int, int, int, str]]
-    ) -> None:
+    def __init__(self, sites: Sequence[Site], pipeline: Pipeline, rank: Callable[[Site], Rank]) -> None:
         self._sites = sites
-        self._fits = fits
+        self._pipeline = pipeline
         self._rank = rank
-        self._heap: list[tuple[tuple[int, int, int, str], Site]] | None = None
+        self._heap: list[tuple[Rank, Site]] | None = None
 
     def choose(self) -> Site | None:
-        rank, fits = self._rank, self._fits
+        rank, has_room = self._rank, self._pipeline.has_room
         if self._heap is None:
-            self._heap = [(rank(site), site) for site in self._sites if fits(site)]
+            self._heap = [(rank(site), site) for site in self._pipeline.roomy(self._sites)]
             heapq.heapify(self._heap)
         heap = self._heap
         while heap:
@@ -45,7 +48,7 @@ class Leaf:
             now = rank(site)
             if now != known:
                 heapq.heapreplace(heap, (now, site))  # It was chosen before and has a task more since.
-            elif fits(site):
+            elif has_room(site):
                 return site
             else:
                 heapq.heappop(heap)
@@ -79,42 +82,41 @@ class Arrangement:
 
     __slots__ = ("admitted", "branches", "sites")
 
-    def __init__(self, sites: Sequence[Site], spread: Sequence[Spread], admits: Callable[[Site], bool]) -> None:
+    def __init__(self, sites: Sequence[Site], spread: Sequence[Spread], pipeline: Pipeline) -> None:
         """Sort nodes into branches.
 
         Args:
             sites: All nodes, also those that may not be chosen: their tasks count for their branch.
             spread: The levels of the tree, from its root.
-            admits: Whether a node may be chosen, as long as there is room on it.
         """
         self.sites = sites
         self.branches: dict[str, Arrangement] | None = None
         self.admitted: Sequence[Site] = ()
         if not spread:
-            self.admitted = [site for site in sites if admits(site)]
+            self.admitted = pipeline.admitted(sites)
             return
         groups: dict[str, list[Site]] = {}
         for site in sites:
             groups.setdefault(spread[0].value(site.node), []).append(site)
-        self.branches = {value: Arrangement(group, spread[1:], admits) for value, group in groups.items()}
+        self.branches = {value: Arrangement(group, spread[1:], pipeline) for value, group in groups.items()}
 
 
-def chooser(demand: Demand, arrangement: Arrangement, fits: Callable[[Site], bool], now: Nanoseconds) -> Chooser:
+def chooser(pipeline: Pipeline, arrangement: Arrangement, now: Nanoseconds) -> Chooser:
     """Rank nodes for a demand.
 
     Args:
+        pipeline: Of the demand.
         arrangement: Made for the demand, or one with the same `lasting`.
-        fits: Whether an admitted node has room.
     """
-    service_id = demand.service_id
+    demand, service_id = pipeline.demand, pipeline.demand.service_id
 
-    def rank(site: Site) -> tuple[int, int, int, str]:
+    def rank(site: Site) -> Rank:
         failures = site.recent_failures(demand, now) if site.failures else 0
         return failures, site.by_service.get(service_id, 0), site.total, site.node.id
 
     def ranked(part: Arrangement) -> Chooser:
         if part.branches is None:
-            return Leaf(part.admitted, fits, rank)
+            return Leaf(part.admitted, pipeline, rank)
         return Branches((_count(branch, service_id), value, ranked(branch)) for value, branch in part.branches.items())
 
     return ranked(arrangement)
