@@ -40,6 +40,11 @@ _FROM_ENGINE: Final = (
     "DefaultRuntime",
     "SecurityOptions",
 )
+TWO_MANAGERS: Final = """\
+WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance."""
 _ENGINE_ANSWERS_S: Final = 3.0
 GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -216,10 +221,7 @@ def _warnings(call: Call, problems: Sequence[str]) -> Sequence[str]:
     if control is not None:
         managers = sum(node.role == Role.MANAGER for node in control.view.nodes.values())
         if managers == 2:
-            found.append(
-                "WARNING: Running Swarm in a two-manager configuration. This configuration provides no fault "
-                "tolerance, and poses a high risk to lose control over the cluster."
-            )
+            found.append(TWO_MANAGERS)
     return found
 
 
