@@ -23,7 +23,7 @@ from skep.manager.control.writes import Writes
 from skep.model.council import Entry, EntryRequest
 from skep.model.errors import Forbidden, SkepError, Unavailable
 from skep.model.identity import Identity
-from skep.model.node import Node, Role
+from skep.model.node import ManagerStatus, Node, Role
 from skep.ports.store import StoreUnavailable
 from skep.store.changes import Batch, Put
 from skep.store.state import View
@@ -124,8 +124,10 @@ class Council:
         """Give a manager its vote; returns once it counts.
 
         Raises:
-            Unavailable: It was not let in, or has not caught up yet.
+            Unavailable: It was not let in, or has not caught up yet. NoQuorum: Nothing can be changed at present.
         """
+        status = ManagerStatus(addr=request.control_addr)
+        await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, identity.node_id, status)])
         members = self._members()
         try:
             found = next((each for each in await members.members() if each.peer_url == request.peer_url), None)
@@ -214,6 +216,12 @@ def _is_wanted(view: View, node_id: str) -> bool:
 
 def _is_demoted(node: Node) -> bool:
     return node.spec.role != Role.MANAGER and node.manager_status is not None
+
+
+def _with_status(view: View, node_id: str, status: ManagerStatus) -> Iterator[Node]:
+    node = view.nodes.get(node_id)
+    if node is not None and (node.manager_status is None or node.manager_status.addr != status.addr):
+        yield msgspec.structs.replace(node, manager_status=status)
 
 
 def _cleared(view: View, node_ids: Sequence[str]) -> Iterator[Node]:

@@ -145,7 +145,8 @@ class Entrance:
         if self._identity.identity.role != Role.MANAGER:
             raise Unavailable("its certificate is not a manager's yet")
         host = split_address(member.control_addr, CONTROL_PORT)[0]
-        request = EntryRequest(peer_url=peer_url_of(host), has_data=self._places.etcd_dir.exists())
+        has_data = self._places.etcd_dir.exists()
+        request = EntryRequest(peer_url=peer_url_of(host), control_addr=member.control_addr, has_data=has_data)
         addr, entry = await self._ask(member, request)
         if entry.is_new:
             await stores.forget_etcd(self._places, member, lambda: self._identity.credentials)

@@ -11,10 +11,12 @@ class EntryRequest(Record, frozen=True, kw_only=True):
 
     Attributes:
         peer_url: Where its member of the store will be reached.
+        control_addr: host:port of its control listener: nodes have to find it as soon as it may lead.
         has_data: It has what a member keeps already, from an attempt before.
     """
 
     peer_url: str
+    control_addr: str
     has_data: bool = False
 
 
