@@ -668,7 +668,6 @@ async def test_managers_are_locked_under_a_key_that_rotates_and_goes() -> None:
         pytest.param(
             SwarmSpec(dispatcher=DispatcherConfig(heartbeat_period=-1)), InvalidSpec, "negative duration", id="beat"
         ),
-        pytest.param(SwarmSpec(ca_config=CAConfig(force_rotate=1)), Unsupported, "rotating the root", id="rotate-root"),
         pytest.param(
             SwarmSpec(task_defaults=TaskDefaults(log_driver=LogDriver(name="syslog"))),
             Unsupported,

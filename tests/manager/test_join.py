@@ -78,7 +78,9 @@ def rig() -> Rig:
 async def test_the_token_decides_the_role(rig: Rig, role: Role) -> None:
     identity = await rig.join(rig.worker if role is Role.WORKER else rig.manager)
     assert (identity.role, identity.cluster_id) == (role, CLUSTER_ID)
-    assert rig.registry.newcomers == [Newcomer(identity=identity, availability=Availability.PAUSE, address="192.0.2.7")]
+    token = rig.worker if role is Role.WORKER else rig.manager
+    came = Newcomer(identity=identity, availability=Availability.PAUSE, address="192.0.2.7", token=token)
+    assert rig.registry.newcomers == [came]
 
 
 async def test_one_who_asks_twice_is_one_node(rig: Rig) -> None:

@@ -1,8 +1,9 @@
 """Keeps a node's certificate fresh and of the issuer the swarm wants, beside whatever session there is.
 
 Edge: asyncio; managers are asked through the control port. A renewal is due at a share of the certificate's life, or at
-once when the swarm changes its root. Where the certificate has ended already, or a renewal with it failed, the request
-carries a proof that this node holds its key instead; a manager decides whether that is still good enough.
+once when the swarm changes its root. Where the certificate has ended already, or no manager would even talk to this
+node (its clock may be slow), the request carries a proof that it holds its key instead; a manager decides whether that
+is still good enough.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class CertificateKeeper:
         self._wanted: TLSInfo | None = None
         self._role: Role | None = None
         self._ask_at: Nanoseconds = 0
-        self._has_failed = False
+        self._is_refused = False
         self._look = asyncio.Event()
         self._changed = asyncio.Event()
         self.held = identity.held
@@ -97,7 +98,6 @@ class CertificateKeeper:
             is_renewed = await self._renew()
             now = self._clock.now()
             self._ask_at = now + ASK_AGAIN
-            self._has_failed = not is_renewed
             if not is_renewed:
                 self._identity.postpone(now)
 
@@ -116,7 +116,8 @@ class CertificateKeeper:
         self._changed.set()
 
     async def _renew(self) -> bool:
-        needs_proof = self._has_failed or self._clock.now() >= self._identity.identity.expires_at
+        needs_proof = self._is_refused or self._clock.now() >= self._identity.identity.expires_at
+        self._is_refused = False
         for address in self._addresses():
             request = new_key_request()
             proof = self._identity.prove(request.csr) if needs_proof else None
@@ -126,8 +127,10 @@ class CertificateKeeper:
                 self._identity.renewed(accept_issued(request, issued))
             except (TransportError, Unauthenticated, OSError) as error:
                 log.warning("the certificate could not be renewed", manager=address, reason=str(error))
-                if isinstance(error, Declined) and error.is_removed:
-                    self.dismissal = str(error)
+                if isinstance(error, Declined):
+                    self.dismissal = str(error) if error.is_removed else ""
+                else:
+                    self._is_refused = not needs_proof
             else:
                 log.info("the certificate was renewed", manager=address)
                 self._note()

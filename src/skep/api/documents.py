@@ -394,11 +394,9 @@ def _virtual_ip(value: Service, network_id: str) -> str:
 def cluster(value: Cluster, trust: TLSInfo) -> Document:
     """The swarm as /info shows it, without its tokens."""
     return _meta(value) | {
-        "Spec": msgspec.structs.replace(
-            value.spec, ca_config=msgspec.structs.replace(value.spec.ca_config, signing_ca_key="")
-        ),
+        "Spec": value.spec,
         "TLSInfo": trust,
-        "RootRotationInProgress": False,
+        "RootRotationInProgress": value.authority is not None and value.authority.rotation is not None,
         "DefaultAddrPool": value.default_address_pools,
         "SubnetSize": value.subnet_size,
         "DataPathPort": value.data_path_port,

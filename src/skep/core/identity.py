@@ -153,12 +153,15 @@ def renewal_at(certificate_pem: str, fraction: float) -> Nanoseconds:
         fraction: Between 0 and 1, a throw of the dice.
     Source: swarmkit/ca/renewer.go.
     """
-    certificate = load_certificate(certificate_pem)
-    begin, end = _nanoseconds(certificate.not_valid_before_utc), _nanoseconds(certificate.not_valid_after_utc)
-    if begin + BACKDATE < end:
-        begin += BACKDATE  # Its real life began then; without this, short certificates would be renewed at once.
+    begin, end = term_of(load_certificate(certificate_pem))
     share = EARLIEST_RENEWAL + fraction * (LATEST_RENEWAL - EARLIEST_RENEWAL)
     return begin + int((end - begin) * share)
+
+
+def term_of(certificate: x509.Certificate) -> tuple[Nanoseconds, Nanoseconds]:
+    """From when to when a certificate was meant to be used; it says that it began before, for slow clocks."""
+    begin, end = _nanoseconds(certificate.not_valid_before_utc), _nanoseconds(certificate.not_valid_after_utc)
+    return (begin + BACKDATE if begin + BACKDATE < end else begin), end
 
 
 def tls_facts(roots_pem: str, issuer_pem: str = "") -> TLSInfo:

@@ -9,7 +9,10 @@ from pathlib import Path
 import click
 
 from skep.daemon.config import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, DEFAULT_SOCKET, ENGINES, DaemonConfig
+from skep.lib.durations import SECOND, parse_duration
+from skep.model.base import Nanoseconds
 
+SHORTEST_CERTIFICATE_LIFE = 10 * SECOND
 path_type = click.Path(path_type=Path)
 
 
@@ -23,6 +26,12 @@ path_type = click.Path(path_type=Path)
 @click.option("--cgroup-parent", default="", help="Control group the containers go below.")
 @click.option("--image-store", type=path_type, multiple=True, help="Further image store to read; may be repeated.")
 @click.option("--insecure-registry", multiple=True, help="HOST[:PORT] or network to pull from without a trusted TLS.")
+@click.option(
+    "--min-certificate-life",
+    default="1h",
+    show_default=True,
+    help="Shortest life users may give nodes' certificates; less is for labs only.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def daemon(
     data_dir: Path,
@@ -34,6 +43,7 @@ def daemon(
     cgroup_parent: str,
     image_store: tuple[Path, ...],
     insecure_registry: tuple[str, ...],
+    min_certificate_life: str,
     log_level: str,
 ) -> None:
     """Run the daemon that makes this machine a node; it ends on SIGTERM and touches no container then.
@@ -55,6 +65,17 @@ def daemon(
         cgroup_parent=cgroup_parent,
         image_stores=tuple(image_store),
         insecure_registries=insecure_registry,
+        min_certificate_life=_certificate_life(min_certificate_life),
         log_level=log_level,
     )
     raise SystemExit(asyncio.run(run(config)))
+
+
+def _certificate_life(text: str) -> Nanoseconds:
+    try:
+        life = parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write one such as 1h or 60s") from error
+    if life < SHORTEST_CERTIFICATE_LIFE:
+        raise click.BadParameter("a certificate has to outlast a few renewals: 10s is the least")
+    return life

@@ -7,6 +7,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from skep.lib.durations import HOUR
+from skep.model.base import Nanoseconds
 from skep.model.errors import InvalidSpec
 
 ENGINES = ("podman", "docker", "process")
@@ -24,6 +26,7 @@ class DaemonConfig:
 
     api_listen: `tcp://address:port` for the API with mutual TLS; empty for none.
     insecure_registries: see `edge.registries.Registries`.
+    min_certificate_life: the shortest that users may give nodes' certificates.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -36,6 +39,7 @@ class DaemonConfig:
     log_level: str = "info"
     api_listen: str = ""
     insecure_registries: tuple[str, ...] = ()
+    min_certificate_life: Nanoseconds = HOUR
 
     @property
     def swarm_dir(self) -> Path:

@@ -92,7 +92,7 @@ async def _serve(config: DaemonConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    means = Means(SystemClock(), SystemDice())
+    means = Means(SystemClock(), SystemDice(), config.min_certificate_life)
     failures: list[BaseException] = []
 
     def give_up(failure: BaseException) -> None:

@@ -17,6 +17,7 @@ from skep.daemon.config import split_address
 from skep.daemon.council import Council
 from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
+from skep.daemon.own_certificate import renew_ended
 from skep.daemon.store_switch import MoveUncertain, StoreSwitch
 from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
@@ -26,8 +27,9 @@ from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
-from skep.manager.ca import CertificateAuthority
+from skep.manager.ca import StandingAuthority
 from skep.manager.control.backup import Backups
+from skep.manager.control.cluster import MIN_CERTIFICATE_LIFE
 from skep.manager.control.control import Surroundings, SwarmControl
 from skep.manager.gate import Gate
 from skep.manager.join import Admission
@@ -38,6 +40,7 @@ from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
+from skep.model.base import Nanoseconds
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
 from skep.model.node import Role
@@ -51,10 +54,11 @@ ETCD_START_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every part of the daemon draws on."""
+    """What every part of the daemon draws on. Attributes: min_certificate_life: the shortest a node's may be made."""
 
     clock: Clock
     dice: Dice
+    min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,7 @@ class ManagerParts:
         lock = KeyLock(swarm_dir, secret, seal)
         lock.follow(cluster)
         replica.observers.append(lock.observe)
-        authority = CertificateAuthority.open(cluster.authority, seal)
+        authority = StandingAuthority(lambda: replica.view, seal)
         leader = Leader(replica, clock, dice, own_node_id=self.member.node_id)
         self._leader = leader
         epoch = new_id(dice.bytes)
@@ -244,14 +248,15 @@ class ManagerParts:
             Surroundings(
                 clock=clock,
                 dice=dice,
-                tls_info=lambda: authority.tls_facts,
+                tls_info=lambda: authority().tls_facts,
                 sealer=seal,
+                min_certificate_life=self._means.min_certificate_life,
                 logs=TaskLogs(sessions.open_stream, clock),
                 open_engine=sessions.open_engine,
                 voters=self.voters,
                 check_widening=self._places.check_program,
                 save_backup=Backups(replica, clock, self.member.node_id, secret).save,
-                certify=lambda csr, name, lifetime: authority.issue_operator(
+                certify=lambda csr, name, lifetime: authority().issue_operator(
                     csr,
                     Operator(name=name, cluster_id=self.member.cluster_id),
                     now=clock.now(),
@@ -263,7 +268,8 @@ class ManagerParts:
         council = Council(self, self._places, control.writes, secret, time.monotonic)
         replica.observers.append(council.observe)
         self.council = council
-        admission = Admission.over(lambda: replica.view, lambda: authority, control.registry, clock)
+        admission = Admission.over(lambda: replica.view, authority, control.registry, clock)
+        await renew_ended(self._identity, admission, split_address(self.member.control_addr, CONTROL_PORT)[0])
         self._listener = ControlListener(
             Gate(admission, sessions, council=council), lambda: self._identity.credentials, self.member.cluster_id
         )

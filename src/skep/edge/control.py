@@ -106,6 +106,7 @@ class ControlListener:
             ("GET", "/ca", Caller.ANYONE, self._root),
             ("POST", "/join", Caller.ANYONE, self._join),
             ("POST", "/renew", Caller.NODE, self._renew),
+            ("POST", "/renew-ended", Caller.ANYONE, self._revive),
             ("GET", "/session", Caller.NODE_EVEN_IF_REMOVED, self._session),
             ("GET", "/relay", Caller.MANAGER, self._relay),
             ("POST", "/managers/enter", Caller.MANAGER, self._enter),
@@ -124,6 +125,10 @@ class ControlListener:
     async def _renew(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, RenewRequest)
         return _json(await self._service.renew(_known(tls.peer_of(request)), asked, address=tls.address_of(request)))
+
+    async def _revive(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, RenewRequest)
+        return _json(await self._service.revive(asked, address=tls.address_of(request)))
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         identity = _known(tls.peer_of(request) or tls.removed_peer_of(request))
@@ -162,7 +167,7 @@ def _guarded(caller: Caller, handler: Handler) -> Handler:
             _admit(request, caller)
             return await handler(request)
         except errors.SkepError as error:
-            removed = tls.removed_peer_of(request) is not None
+            removed = isinstance(error, errors.Removed) or tls.removed_peer_of(request) is not None
             status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 500)
             return _json(Refusal(reason=str(error), removed=removed), status)
 

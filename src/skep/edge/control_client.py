@@ -61,8 +61,10 @@ class HttpControlPort:
         return _issued(addr, await self._ask("POST", addr, "/join", _trusting(addr, root_pem), body))
 
     async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
-        context = self._context(credentials)
-        return _issued(addr, await self._ask("POST", addr, "/renew", context, msgspec.json.encode(request)))
+        body = msgspec.json.encode(request)
+        if request.proof is not None:
+            return _issued(addr, await self._ask("POST", addr, "/renew-ended", _trusting(addr, credentials.root), body))
+        return _issued(addr, await self._ask("POST", addr, "/renew", self._context(credentials), body))
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
         return await self._open(addr, "/session", credentials)

@@ -118,7 +118,7 @@ class Switchboard:
     async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
         service, identity = self._identify(addr, credentials)
         try:
-            return await service.renew(identity, request)
+            return await (service.renew(identity, request) if request.proof is None else service.revive(request))
         except SkepError as error:
             raise Declined(str(error), is_removed=service.is_removed(identity.node_id)) from error
 

@@ -63,6 +63,9 @@ class Gate:
     async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
         return await self.admission.renew(identity, request, address=address)
 
+    async def revive(self, request: RenewRequest, *, address: str = "") -> Issued:
+        return await self.admission.revive(request, address=address)
+
     async def serve(self, identity: Identity, channel: Channel) -> None:
         await self.sessions.serve(identity, channel)
 

@@ -15,9 +15,11 @@ from skep.core.roles import certified_role
 from skep.lib.rates import TokenBuckets
 from skep.manager import ca
 from skep.manager.ca import CertificateAuthority
+from skep.manager.join_tokens import is_good, limit_of, role_of_token
+from skep.manager.revival import proven
 from skep.model.cluster import Cluster
-from skep.model.errors import Forbidden, InvalidSpec, Unavailable
-from skep.model.identity import REFUSED, Identity, Issued, JoinRequest, Newcomer, RenewRequest, is_same_token
+from skep.model.errors import Forbidden, InvalidSpec, Removed, Unauthenticated, Unavailable
+from skep.model.identity import REFUSED, Identity, Issued, JoinRequest, Newcomer, RenewRequest
 from skep.model.node import Role
 from skep.ports.clock import Clock
 from skep.store.state import View
@@ -42,7 +44,7 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The two ways to a certificate.
+    """The ways to a certificate.
 
     Attributes:
         view: The state as of the last commit.
@@ -85,7 +87,7 @@ class Admission:
         """
         cluster = self._cluster()
         role = role_of_token(request.token, cluster)
-        if role is None:
+        if role is None or not self._is_good(role, request.csr, cluster):
             if self.wrong.take(address, self.clock.now()):
                 log.warning("a join was refused: wrong token", address=address)
             raise InvalidSpec(REFUSED)
@@ -101,6 +103,7 @@ class Admission:
                     identity=identity,
                     availability=request.availability,
                     address=address,
+                    token=request.token,
                     has_etcd=request.has_etcd,
                 )
             )
@@ -118,7 +121,7 @@ class Admission:
             InvalidSpec: The request is unsound.
         """
         if self.is_removed(identity.node_id):
-            raise Forbidden("this node was removed from the swarm")
+            raise Removed("this node was removed from the swarm")
         node = self.view().nodes.get(identity.node_id)
         if node is None:
             raise Unavailable("this manager does not know the node yet; try again")
@@ -127,6 +130,33 @@ class Admission:
         issued, renewed = self._issue(request.csr, holder, cluster, address)
         await self.registry.certify(renewed)
         return issued
+
+    async def revive(self, request: RenewRequest, *, address: str = "") -> Issued:
+        """Renew a certificate that has ended, for a node that proves to hold its key; see `manager.revival`.
+
+        Args:
+            address: Where it asks from.
+        Raises:
+            Unauthenticated: It may not have another one without a token. Others: as of `renew`.
+        """
+        try:
+            identity = proven(self.view(), self._cluster(), request, self.authority().trusted_pem, self.clock.now())
+        except Unauthenticated:
+            if self.wrong.take(address, self.clock.now()):
+                log.warning("a renewal was refused: its certificate has ended for good", address=address)
+            raise
+        log.info("a node whose certificate had ended is back", node=identity.node_id, address=address)
+        return await self.renew(identity, request, address=address)
+
+    def _is_good(self, role: Role, csr: str, cluster: Cluster) -> bool:
+        limit, now = limit_of(cluster, role), self.clock.now()
+        return is_good(limit, now) or (is_good(limit, now, has_joined=True) and self._has_joined(csr))
+
+    def _has_joined(self, csr: str) -> bool:
+        try:
+            return ca.node_id_of(csr) in self.view().nodes
+        except InvalidSpec:
+            return False
 
     def _cluster(self) -> Cluster:
         cluster = self.view().cluster
@@ -138,12 +168,3 @@ class Admission:
         lifetime = cluster.spec.ca_config.node_cert_expiry
         issued = self.authority().issue(csr, holder, now=self.clock.now(), lifetime=lifetime, address=address)
         return issued, certificates.identity_of_pem(issued.certificate)
-
-
-def role_of_token(token: str, cluster: Cluster) -> Role | None:
-    """What a token lets its bearer become; both are always compared, in a time that tells nothing."""
-    is_manager = is_same_token(token, cluster.join_tokens.manager)
-    is_worker = is_same_token(token, cluster.join_tokens.worker)
-    if is_manager:
-        return Role.MANAGER
-    return Role.WORKER if is_worker else None

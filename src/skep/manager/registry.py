@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from skep.manager.control.find import the_cluster
 from skep.manager.control.writes import Writes
+from skep.manager.join_tokens import charged
 from skep.model.errors import Forbidden
 from skep.model.identity import Identity, Newcomer
 from skep.model.node import NO_ETCD, Availability, Node, NodeSpec, NodeStatus, Role
@@ -27,6 +29,7 @@ class NodeRegistry:
         """Create the node; the same newcomer may come twice.
 
         Raises:
+            InvalidSpec: Its token has ended meanwhile.
             Forbidden, Unavailable: It would be a manager, and cannot be; the sentence says what is missing.
         """
         identity = newcomer.identity
@@ -46,7 +49,9 @@ class NodeRegistry:
                 status=NodeStatus(addr=newcomer.address),
                 certificate_serial=identity.serial,
             )
-            return [Put(node)]
+            now = self._writes.clock.now()
+            counted = charged(the_cluster(view), newcomer.token, now) if newcomer.token else None
+            return [Put(node)] if counted is None else [Put(counted), Put(node)]
 
         await self._writes.transact(operation)
 

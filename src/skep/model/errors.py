@@ -28,6 +28,10 @@ class Forbidden(SkepError):
     """The caller may not do this (403)."""
 
 
+class Removed(Forbidden):
+    """The node was removed from the swarm."""
+
+
 class Unauthenticated(SkepError):
     """The caller's token or key is wrong (401)."""
 

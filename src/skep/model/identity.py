@@ -110,12 +110,21 @@ class RenewRequest(Record, frozen=True, kw_only=True):
 
 
 class Newcomer(Record, frozen=True, kw_only=True):
-    """A node that was let in. Attributes: address: where it asked from; has_etcd: as of `JoinRequest`."""
+    """A node that is let in.
+
+    Attributes:
+        address: Where it asked from.
+        token: The one it showed, whose uses are counted; empty if it needed none. has_etcd: as of `JoinRequest`.
+    """
 
     identity: Identity
     availability: Availability = Availability.ACTIVE
     address: str = ""
+    token: str = ""
     has_etcd: bool = False
+
+    def __repr__(self) -> str:
+        return f"Newcomer({self.identity!r})"  # Never the token.
 
 
 class Issued(Record, frozen=True, kw_only=True):

@@ -88,7 +88,9 @@ class ControlPort(Protocol):
         """Ask for a first certificate; the secret goes only to a manager certified by `root_pem`."""
         ...
 
-    async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued: ...
+    async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
+        """Ask for the next certificate; a request with a proof goes without the one that has ended."""
+        ...
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
         """Open the channel of a session."""
@@ -135,6 +137,10 @@ class ControlService(Protocol):
 
     async def renew(self, identity: Identity, request: RenewRequest, *, address: str = "") -> Issued:
         """Give a node its next certificate; `address` is where it asks from."""
+        ...
+
+    async def revive(self, request: RenewRequest, *, address: str = "") -> Issued:
+        """Give a node whose certificate has ended another one, if its proof is good enough."""
         ...
 
     async def serve(self, identity: Identity, channel: Channel) -> None:

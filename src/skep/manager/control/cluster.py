@@ -4,6 +4,7 @@ Edge: asyncio through `Writes`; the checks are pure. Source: swarmkit/manager/co
 moby/daemon/cluster/convert/swarm.go (what an update leaves out stays as it was).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
@@ -11,9 +12,11 @@ from typing import Final
 import msgspec
 
 from skep.lib.durations import DAY, HOUR, MILLISECOND, format_duration
+from skep.manager.control import authority
 from skep.manager.control.find import the_cluster
 from skep.manager.control.writes import Writes
 from skep.manager.seal import Sealer
+from skep.model.base import Nanoseconds
 from skep.model.cluster import (
     Authority,
     CAConfig,
@@ -23,6 +26,7 @@ from skep.model.cluster import (
     OrchestrationConfig,
     RaftConfig,
     SwarmSpec,
+    TokenLimit,
 )
 from skep.model.errors import InvalidSpec, Unavailable, Unsupported
 from skep.model.identity import new_token, new_unlock_key
@@ -58,6 +62,7 @@ class Founding:
         node_id: The first manager's. underlay: its address; control_addr: host:port of its control listener.
         certificate_serial: Of the certificate it has.
         unlock_key: Sealed, if the spec asks for locked managers.
+        min_certificate_life: The shortest that may be asked for.
     """
 
     cluster_id: str
@@ -73,6 +78,7 @@ class Founding:
     subnet_size: int = 0
     data_path_port: int = 0
     unlock_key: Sealed | None = None
+    min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
 
 
 def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> list[Change]:
@@ -87,7 +93,7 @@ def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> li
     pools = checked_pools(founding.address_pools, founding.subnet_size)
     cluster = Cluster(
         id=founding.cluster_id,
-        spec=founding_spec(founding.spec),
+        spec=founding_spec(founding.spec, founding.min_certificate_life),
         join_tokens=tokens,
         authority=founding.authority,
         default_address_pools=pools or ("10.0.0.0/8",),
@@ -138,18 +144,20 @@ def checked_pools(pools: tuple[str, ...], subnet_size: int) -> tuple[str, ...]:
     return tuple(str(block) for block in blocks)
 
 
-def founding_spec(wanted: SwarmSpec) -> SwarmSpec:
+def founding_spec(wanted: SwarmSpec, min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE) -> SwarmSpec:
     """A new swarm's spec: what is left out gets its default; a root that is new need not be rotated, only counted.
 
     Raises:
         InvalidSpec, Unsupported.
     """
-    counter = wanted.ca_config.force_rotate
-    begun = msgspec.structs.replace(DEFAULTS.ca_config, force_rotate=counter)
-    return merged_spec(msgspec.structs.replace(DEFAULTS, ca_config=begun), wanted)
+    if wanted.ca_config.external_cas:
+        raise Unsupported("external certificate authorities are not possible; the swarm uses its own")
+    if wanted.ca_config.signing_ca_cert or wanted.ca_config.signing_ca_key:
+        raise Unsupported("a new swarm makes its own root; bring another one later with `swarm ca --rotate --ca-cert`")
+    return merged_spec(DEFAULTS, wanted, min_certificate_life)
 
 
-def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
+def merged_spec(old: SwarmSpec, new: SwarmSpec, min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE) -> SwarmSpec:
     """A spec with everything `new` says, and `old` where it says nothing.
 
     Raises:
@@ -157,12 +165,6 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
     """
     if new.name not in ("", old.name):
         raise InvalidSpec("modification of cluster name is not allowed")
-    if new.ca_config.external_cas:
-        raise Unsupported("external certificate authorities are not possible; the swarm uses its own")
-    if new.ca_config.signing_ca_cert or new.ca_config.signing_ca_key:
-        raise Unsupported("bringing an own root certificate is not possible yet; the swarm makes its own")
-    if new.ca_config.force_rotate != old.ca_config.force_rotate and new.ca_config.force_rotate:
-        raise Unsupported("rotating the root certificate is not possible yet")
     if (driver := new.task_defaults.log_driver) and driver.name not in ("", LOG_DRIVER):
         raise Unsupported(
             f"{driver.name} as the log driver of all tasks is not possible: the nodes' engines log as {LOG_DRIVER}; "
@@ -173,8 +175,8 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
     if (new.orchestration.task_history_retention_limit or 0) < 0:
         raise InvalidSpec("task history retention limit cannot be negative")
     life = new.ca_config.node_cert_expiry
-    if life and life < MIN_CERTIFICATE_LIFE:
-        raise InvalidSpec(f"minimum certificate expiry time is: {format_duration(MIN_CERTIFICATE_LIFE)}")
+    if life and life < min_certificate_life:
+        raise InvalidSpec(f"minimum certificate expiry time is: {format_duration(min_certificate_life)}")
     return msgspec.structs.replace(
         old,
         labels=new.labels or old.labels,
@@ -183,9 +185,17 @@ def merged_spec(old: SwarmSpec, new: SwarmSpec) -> SwarmSpec:
         dispatcher=DispatcherConfig(
             heartbeat_period=new.dispatcher.heartbeat_period or old.dispatcher.heartbeat_period
         ),
-        ca_config=msgspec.structs.replace(old.ca_config, node_cert_expiry=life or old.ca_config.node_cert_expiry),
+        ca_config=_merged_ca_config(old.ca_config, new.ca_config),
         encryption_config=new.encryption_config,
         task_defaults=new.task_defaults if new.task_defaults.log_driver else old.task_defaults,
+    )
+
+
+def _merged_ca_config(old: CAConfig, new: CAConfig) -> CAConfig:
+    """Never with a root that was brought along: its key is a secret, and without it a repeated update would fail."""
+    return CAConfig(
+        node_cert_expiry=new.node_cert_expiry or old.node_cert_expiry,
+        force_rotate=new.force_rotate or old.force_rotate,
     )
 
 
@@ -211,6 +221,12 @@ class Fresh:
     manager_token: bool = False
     unlock_key: bool = False
 
+    @property
+    def tokens(self) -> Sequence[Role]:
+        """The roles of which the join tokens are to be made anew."""
+        asked = ((Role.WORKER, self.worker_token), (Role.MANAGER, self.manager_token))
+        return [role for role, is_asked in asked if is_asked]
+
 
 NOTHING_FRESH: Final = Fresh()
 
@@ -222,23 +238,30 @@ def is_locking(spec: SwarmSpec) -> bool:
 class ClusterSettings:
     """Operations on the cluster object."""
 
-    def __init__(self, writes: Writes, sealer: Sealer) -> None:
+    def __init__(
+        self, writes: Writes, sealer: Sealer, min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
+    ) -> None:
         self._writes = writes
         self._sealer = sealer
+        self._min_certificate_life = min_certificate_life
 
     async def update(self, version: int, spec: SwarmSpec, fresh: Fresh = NOTHING_FRESH) -> Cluster:
-        """Change settings of the cluster as of `version`, and make new tokens and keys; members do not feel those."""
+        """Change settings of the cluster as of `version`, and make new tokens and keys; members do not feel those.
+
+        Another root, where one is asked for, is followed by the nodes from then on; see `core.trust`.
+        """
 
         def operation(view: View) -> list[Change]:
             old = the_cluster(view)
             self._writes.revisions.check("cluster", old, version)
-            tokens = JoinTokens(
-                worker=self._token(old) if fresh.worker_token else old.join_tokens.worker,
-                manager=self._token(old) if fresh.manager_token else old.join_tokens.manager,
-            )
-            merged = merged_spec(old.spec, spec)
+            merged = merged_spec(old.spec, spec, self._min_certificate_life)
             unlock_key = self._unlock_key(old, is_fresh=fresh.unlock_key) if is_locking(merged) else None
-            return [Put(msgspec.structs.replace(old, spec=merged, join_tokens=tokens, unlock_key=unlock_key))]
+            changed = msgspec.structs.replace(
+                old, spec=merged, authority=self._authority(old, spec.ca_config), unlock_key=unlock_key
+            )
+            for role in fresh.tokens:
+                changed = self._with_token(changed, role, None)
+            return [Put(changed)]
 
         await self._writes.transact(operation)
         return the_cluster(self._writes.view)
@@ -253,7 +276,23 @@ class ClusterSettings:
             return old.unlock_key
         return self._sealer.seal(new_unlock_key(self._writes.random_bytes).encode(), UNLOCK_PURPOSE)
 
-    def _token(self, cluster: Cluster) -> str:
+    async def renew_token(self, role: Role, limit: TokenLimit | None) -> Cluster:
+        """Replace a role's join token by one that is good for as long as `limit` says, or for ever."""
+        await self._writes.transact(lambda view: [Put(self._with_token(the_cluster(view), role, limit))])
+        return the_cluster(self._writes.view)
+
+    def _authority(self, old: Cluster, wanted: CAConfig) -> Authority | None:
+        if old.authority is None:
+            return None
+        n_forced = old.spec.ca_config.force_rotate
+        return authority.changed(old.authority, wanted, n_forced, self._sealer, self._writes.clock.now())
+
+    def _with_token(self, cluster: Cluster, role: Role, limit: TokenLimit | None) -> Cluster:
         if cluster.authority is None:
             raise Unavailable("the swarm's certificate authority is not set up; join tokens cannot be made")
-        return str(new_token(cluster.authority.certificate_pem, self._writes.random_bytes))
+        token = str(new_token(cluster.authority.certificate_pem, self._writes.random_bytes))
+        return msgspec.structs.replace(
+            cluster,
+            join_tokens=msgspec.structs.replace(cluster.join_tokens, **{role.value: token}),
+            token_limits=msgspec.structs.replace(cluster.token_limits, **{role.value: limit}),
+        )

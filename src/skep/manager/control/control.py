@@ -12,7 +12,7 @@ from skep.core.quorum import Voter
 from skep.core.rehearsal import Rehearsal
 from skep.manager.attachments import Attachments
 from skep.manager.control import find, operators
-from skep.manager.control.cluster import ClusterSettings, Fresh
+from skep.manager.control.cluster import MIN_CERTIFICATE_LIFE, ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
 from skep.manager.control.networks import Networks
 from skep.manager.control.nodes import Nodes
@@ -67,6 +67,7 @@ class Surroundings:
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
         certify: Signs an operator's certificate.
+        min_certificate_life: The shortest a node's may be made.
         voters: Whose vote counts among the managers; see `core.quorum`. None for the managers the state tells of.
         check_widening: Raises `Unavailable` where this manager cannot share its state with another.
         save_backup: Under a pass phrase; see `manager.control.backup`.
@@ -79,6 +80,7 @@ class Surroundings:
     logs: LogSource
     open_engine: Callable[[str], ByteStream] = no_engine
     certify: operators.Certify = no_authority
+    min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
     save_backup: Callable[[str], AsyncIterator[bytes]] = no_backup
     voters: Callable[[], Awaitable[Sequence[Voter]]] | None = None
     check_widening: Callable[[], None] = nothing_lacks
@@ -100,7 +102,7 @@ class SwarmControl:
         self._services = Services(writes, surroundings.sealer)
         self._networks = Networks(writes, replica.watch)
         self._nodes = Nodes(writes, surroundings.voters, surroundings.check_widening)
-        self._settings = ClusterSettings(writes, surroundings.sealer)
+        self._settings = ClusterSettings(writes, surroundings.sealer, surroundings.min_certificate_life)
         self._secrets = Secrets(writes, surroundings.sealer)
         self._configs = Configs(writes)
         self._rotation = Rotation(writes, surroundings.sealer)
