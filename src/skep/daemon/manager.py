@@ -23,6 +23,7 @@ from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
 from skep.edge.control import ControlListener
+from skep.edge.control_client import HttpControlPort
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
@@ -35,11 +36,14 @@ from skep.manager.gate import Gate
 from skep.manager.join import Admission
 from skep.manager.leader import Leader
 from skep.manager.logs import TaskLogs
+from skep.manager.reception import Reception
 from skep.manager.reign import Reign
+from skep.manager.relay import Relay
 from skep.manager.replica import Replica
 from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
+from skep.manager.standing import Standing
 from skep.model.base import Nanoseconds
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
@@ -114,7 +118,7 @@ class ManagerParts:
         self._reign: Reign | None = None
         self._leader: Leader | None = None
         self._listener: ControlListener | None = None
-        self._sessions: Sessions | None = None
+        self._reception: Reception | None = None
         self._control: SwarmControl | None = None
         self.council: Council | None = None
 
@@ -225,24 +229,31 @@ class ManagerParts:
         authority = StandingAuthority(lambda: replica.view, seal)
         leader = Leader(replica, clock, dice, own_node_id=self.member.node_id)
         self._leader = leader
-        epoch = new_id(dice.bytes)
-        dispatcher = Dispatcher(epoch, replica.view, clock.now())
         shelf = Shelf(lambda: replica.view, seal)
 
         async def answer_attachment(node_id: str, wanted: AttachmentWanted) -> AttachmentAnswered:
             return await control.attachments.answer(node_id, wanted)  # Made below, of what these sessions are.
 
-        sessions = Sessions(
-            leader,
-            dispatcher,
-            lambda: replica.view,
-            clock,
-            epoch=epoch,
-            files=shelf.answer,
-            attachments=answer_attachment,
-        )
-        replica.observers.append(sessions.observe)
-        self._sessions = sessions
+        def new_sessions() -> Sessions:
+            epoch = new_id(dice.bytes)
+            dispatcher = Dispatcher(epoch, replica.view, clock.now())
+            return Sessions(
+                leader,
+                dispatcher,
+                lambda: replica.view,
+                clock,
+                epoch=epoch,
+                files=shelf.answer,
+                attachments=answer_attachment,
+            )
+
+        async def lead(lease: str) -> None:
+            await reception.preside(new_sessions(), leader.run(lease))
+
+        reign = self._reign = Reign(self._opened.candidate, replica, lead)
+        standing = Standing(lambda: reign.candidate, lambda: replica.view, clock, own_node_id=self.member.node_id)
+        relay = Relay(HttpControlPort(), lambda: self._identity.credentials, standing.leader_address)
+        reception = self._reception = Reception(replica, standing, relay, clock)
         control = SwarmControl(
             replica,
             Surroundings(
@@ -251,8 +262,8 @@ class ManagerParts:
                 tls_info=lambda: authority().tls_facts,
                 sealer=seal,
                 min_certificate_life=self._means.min_certificate_life,
-                logs=TaskLogs(sessions.open_stream, clock),
-                open_engine=sessions.open_engine,
+                logs=TaskLogs(reception.open_stream, clock),
+                open_engine=reception.open_engine,
                 voters=self.voters,
                 check_widening=self._places.check_program,
                 save_backup=Backups(replica, clock, self.member.node_id, secret).save,
@@ -270,21 +281,19 @@ class ManagerParts:
         self.council = council
         admission = Admission.over(lambda: replica.view, authority, control.registry, clock)
         await renew_ended(self._identity, admission, split_address(self.member.control_addr, CONTROL_PORT)[0])
-        self._listener = ControlListener(
-            Gate(admission, sessions, council=council), lambda: self._identity.credentials, self.member.cluster_id
-        )
+        gate = Gate(admission, reception, reception.carry, council)
+        self._listener = ControlListener(gate, lambda: self._identity.credentials, self.member.cluster_id)
         host, port = split_address(self.member.listen_addr, CONTROL_PORT)
         await self._listener.start(host, port)
-        reign = self._reign = Reign(self._opened.candidate, replica, leader.run)
         self._supervisor.keep("decisions", reign.run)
-        self._supervisor.keep("sessions", sessions.run)
+        self._supervisor.keep("standing", standing.run)
         self._supervisor.keep("managers", council.tend)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
 
     async def close(self) -> None:
         """Close everything; what agents run goes on, and so does an etcd member."""
-        if self._sessions is not None:
-            self._sessions.close()
+        if self._reception is not None:
+            self._reception.close()
         if self._listener is not None:
             await self._listener.close()
         await self._supervisor.close()

@@ -11,12 +11,10 @@ from typing import Any, Final
 
 import structlog
 
-from skep.lib.durations import MILLISECOND, SECOND
 from skep.manager.relay import Relay, serve_relay
 from skep.manager.replica import Replica
-from skep.manager.sessions import Sessions, manager_addresses, send_refusal
-from skep.manager.standing import Standing
-from skep.model.base import Nanoseconds
+from skep.manager.sessions import Sessions, send_refusal
+from skep.manager.standing import LOOK_AGAIN, NO_LEADER, PATIENCE, Standing
 from skep.model.identity import Identity
 from skep.model.node import Role
 from skep.model.session import LogRequest, ManagerAddress, Refused, StreamData
@@ -24,10 +22,6 @@ from skep.ports.bytestream import ByteStream
 from skep.ports.clock import Clock
 from skep.ports.transport import Channel
 
-PATIENCE: Final[Nanoseconds] = 3 * SECOND
-"""So long a node or another manager is kept waiting where nobody leads yet: soon somebody will."""
-LOOK_AGAIN: Final[Nanoseconds] = 100 * MILLISECOND
-NO_LEADER: Final = "the swarm has no leader at present; try again or turn to another manager"
 ELSEWHERE: Final = "another manager leads the swarm; turn to that one"
 OVER: Final = "this manager leads no more; turn to another one"
 
@@ -37,12 +31,11 @@ log = structlog.get_logger(__name__)
 class Reception:
     """Where nodes come in. Attributes: sessions: of this term; None while this manager does not lead."""
 
-    def __init__(self, replica: Replica, standing: Standing, clock: Clock, *, own_node_id: str, relay: Relay) -> None:
+    def __init__(self, replica: Replica, standing: Standing, relay: Relay, clock: Clock) -> None:
         self.sessions: Sessions | None = None
         self._replica = replica
         self._standing = standing
         self._clock = clock
-        self._own_node_id = own_node_id
         self._relay = relay
         self._opened = asyncio.Event()
 
@@ -116,20 +109,11 @@ class Reception:
         """This manager's sessions, or where to go instead; neither if nobody leads for a while."""
         until = self._clock.now() + PATIENCE
         while self.sessions is None:
-            elsewhere = await self._elsewhere()
+            elsewhere = await self._standing.elsewhere()
             if (elsewhere and may_go_elsewhere) or self._clock.now() >= until:
                 return None, elsewhere
             await self._wait_opened()
         return self.sessions, []
-
-    async def _elsewhere(self) -> list[ManagerAddress]:
-        """All managers, the leader first; empty where another is not known to lead."""
-        leader = await self._standing.leader()
-        if leader is None or leader.node_id == self._own_node_id:
-            return []
-        managers = manager_addresses(self._replica.view)
-        first = [manager for manager in managers if manager.node_id == leader.node_id]
-        return first and [*first, *(manager for manager in managers if manager.node_id != leader.node_id)]
 
     async def _wait_opened(self) -> None:
         opened = asyncio.ensure_future(self._opened.wait())

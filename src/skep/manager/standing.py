@@ -1,7 +1,7 @@
-"""Who leads the swarm, and whether its store still answers, as far as this manager knows.
+"""Who leads the swarm and where, and whether its store still answers, as far as this manager knows.
 
-Edge: asyncio; the leadership port. Whoever leads is asked of the store, which more than half of the managers must
-answer for; so while it answers, what this manager shows of the state is current.
+Edge: asyncio; the leadership port, the replica's view. Whoever leads is asked of the store, which more than half of
+the managers must answer for; so while it answers, what this manager shows of the state is current.
 """
 
 import asyncio
@@ -9,25 +9,41 @@ from collections.abc import Callable
 from typing import Final
 
 from skep.lib.durations import MILLISECOND, SECOND
+from skep.manager.sessions import manager_addresses
 from skep.model.base import Nanoseconds
+from skep.model.errors import Unavailable
+from skep.model.session import ManagerAddress
 from skep.ports.clock import Clock
 from skep.ports.leadership import Candidate, Leader
 from skep.ports.store import StoreUnavailable
+from skep.store.state import View
 
 PERIOD: Final[Nanoseconds] = SECOND
 FRESH: Final[Nanoseconds] = 200 * MILLISECOND
 """An answer that is no older serves everyone who asks: when a leader is gone, all nodes ask at once."""
 STALE_AFTER: Final[Nanoseconds] = 3 * SECOND
 LIMIT_S: Final = 1.5
+PATIENCE: Final[Nanoseconds] = 3 * SECOND
+"""So long someone is kept waiting where nobody leads yet: soon somebody will."""
+LOOK_AGAIN: Final[Nanoseconds] = 100 * MILLISECOND
+NO_LEADER: Final = (
+    "The swarm does not have a leader. It's possible that too few managers are online. "
+    "Make sure more than half of the managers are online."
+)
+"""Docker's sentence. Source: moby daemon/cluster/errors.go."""
 
 
 class Standing:
     """What this manager knows of who leads."""
 
-    def __init__(self, candidate: Callable[[], Candidate], clock: Clock) -> None:
+    def __init__(
+        self, candidate: Callable[[], Candidate], view: Callable[[], View], clock: Clock, *, own_node_id: str
+    ) -> None:
         """Prepare. `candidate`: what this manager stands as now."""
         self._candidate = candidate
+        self._view = view
         self._clock = clock
+        self._own_node_id = own_node_id
         self._leader: Leader | None = None
         self._asked_at: Nanoseconds = 0
         self._answered_at: Nanoseconds = clock.now()
@@ -45,6 +61,31 @@ class Standing:
         if self._asking is not None:
             await asyncio.wait([self._asking])
         return self._leader
+
+    async def elsewhere(self) -> list[ManagerAddress]:
+        """All managers, the leader first; empty where it is not known that another one leads, and where."""
+        leader = await self.leader()
+        if leader is None or leader.node_id == self._own_node_id:
+            return []
+        managers = manager_addresses(self._view())
+        first = [manager for manager in managers if manager.node_id == leader.node_id]
+        return first and [*first, *(manager for manager in managers if manager.node_id != leader.node_id)]
+
+    async def leader_address(self) -> str:
+        """Where the leader listens, this manager included; waits for one to be elected.
+
+        Raises:
+            Unavailable: For a while there was none.
+        """
+        until = self._clock.now() + PATIENCE
+        while True:
+            leader = await self.leader()
+            for manager in manager_addresses(self._view()):
+                if leader is not None and manager.node_id == leader.node_id:
+                    return manager.addr
+            if self._clock.now() >= until:
+                raise Unavailable(NO_LEADER)
+            await self._clock.sleep(LOOK_AGAIN)
 
     async def run(self) -> None:
         """Keep an eye on the store until cancelled."""
