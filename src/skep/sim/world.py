@@ -238,7 +238,9 @@ class World:
             applied = other.kernel.applied
             if applied is None or not self._keeps_up(other):
                 continue
-            items: list[BalancedService | PublishedService] = [*applied.services.values(), *applied.published.values()]
+            inhabited = _inhabited(other)  # In a network where nothing of the node's runs, nobody sends.
+            of_networks = [item for item in applied.services.values() if item.network_id in inhabited]
+            items: list[BalancedService | PublishedService] = [*of_networks, *applied.published.values()]
             for item in items:
                 if _points_at(item, task_id):
                     self.failed(f"{other.hostname} still sends to {container.config.name}, which is told to stop")
@@ -434,6 +436,13 @@ class World:
 
 def _points_at(item: BalancedService | PublishedService, task_id: str) -> bool:
     return any(backend.task_id == task_id for backend in item.backends)
+
+
+def _inhabited(machine: Machine) -> set[str]:
+    """The networks that a running container of a node has an interface in."""
+    sandboxes = machine.kernel.sandboxes
+    configs = [sandboxes.get(machine.task_of(container)) for container in machine.engine.running()]
+    return {interface.network_id for config in configs if config is not None for interface in config.interfaces}
 
 
 def _addresses(config: SandboxConfig) -> set[str]:
