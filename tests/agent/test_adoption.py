@@ -16,6 +16,7 @@ from skep.agent.adoption import Inventory, adopt
 from skep.agent.assignments import Change
 from skep.agent.records import TaskRecord
 from skep.core.task_steps import Phase
+from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState as S
 from skep.model.service import Endpoint, Healthcheck, PortConfig
 from skep.model.task import TaskStatus
@@ -296,6 +297,21 @@ async def test_leaving_the_swarm_stops_and_forgets_everything(tmp_path: Path) ->
         assert (await node.agent.hello()).assignment_version == 0
         await node.restart()
         assert (await node.agent.hello()).epoch == ""
+
+
+async def test_leaving_that_is_finished_after_a_crash_gives_each_task_its_own_time(tmp_path: Path) -> None:
+    async with a_running_node(tmp_path) as node:
+        slow = assigned(spec=a_container_spec(stop_grace_period=90 * SECOND))
+        await node.give(slow, assigned("t2"), is_full=True)
+        await node.reach(S.RUNNING)
+        await node.reach(S.RUNNING, "t2")
+        await node.kill()
+        (tmp_path / "assignments").unlink()  # Leaving takes these first; nobody knows the specs any more.
+        node.begin()
+        node.run()
+        await node.agent.removed("it left")
+        assert node.engine.containers == {}
+        assert sorted(grace for _, grace in node.engine.stops) == [10 * SECOND, 90 * SECOND]
 
 
 async def test_leaving_with_nothing_to_stop(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from skep.agent.assignments import TASK_PREFIX, AssignmentSet, Change
 from skep.agent.attachments import Attachments
 from skep.agent.description import Descriptions, NodeFacts
 from skep.agent.engine import Connect, open_engine
-from skep.agent.executor import DEFAULT_GRACE, Executor, Found
+from skep.agent.executor import Executor, Found
 from skep.agent.fence import Fence
 from skep.agent.host import Host
 from skep.agent.logs import open_logs
 from skep.agent.network import Mesh
-from skep.agent.records import RecordStore
+from skep.agent.records import DEFAULT_GRACE, RecordStore
 from skep.agent.report import ReportBook
 from skep.agent.wants import Wants
 from skep.core.mesh import naming
@@ -225,16 +225,17 @@ class Agent:
         """Remove what is left of a task that has no executor."""
         container = self._inventory.containers.get(task_id) if self._inventory else None
         if container is not None and container.state is ContainerState.RUNNING:
-            await self._stop_gently(container)
+            await self._stop_gently(task_id, container)
         await preparation.remove_container(self._host, task_id, container.id if container else "")
         await preparation.release_sandbox(self._host, task_id)
         self._host.records.remove(task_id)
         self._sweeping.discard(task_id)
         self._forget(task_id)
 
-    async def _stop_gently(self, container: Container) -> None:
+    async def _stop_gently(self, task_id: str, container: Container) -> None:
+        record = self._host.records.load(task_id)
         try:
-            await self._ports.runtime.stop(container.id, grace=DEFAULT_GRACE)
+            await self._ports.runtime.stop(container.id, grace=record.stop_grace if record else DEFAULT_GRACE)
         except RuntimeFailure as failure:  # Removing it, which is tried until it succeeds, kills it.
             log.warning("a leftover container could not be stopped", container=container.id, error=str(failure))
 

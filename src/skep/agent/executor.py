@@ -18,12 +18,13 @@ import structlog
 from skep.agent import container as containers
 from skep.agent import health, preparation, readiness
 from skep.agent.host import Host
-from skep.agent.records import TaskRecord
+from skep.agent.records import DEFAULT_GRACE, TaskRecord
 from skep.agent.waiting import Interrupted, wait_event
 from skep.core import task_steps
 from skep.core.task_steps import Act, Advance, Health, Observed, Phase, Wanted
 from skep.lib.durations import SECOND
 from skep.model.assignment import AssignedTask
+from skep.model.base import Nanoseconds
 from skep.model.errors import InvalidSpec
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.task import ContainerStatus, Task, TaskStatus
@@ -41,7 +42,6 @@ from skep.ports.runtime import (
     RuntimeFailure,
 )
 
-DEFAULT_GRACE = 10 * SECOND
 LINGER = 1 * SECOND
 """A dead task's sandbox stays so long: its address refuses at once, where a missing one would swallow packets."""
 ATTEMPTS = 6
@@ -231,7 +231,12 @@ class Executor:
             self.has_container.set()  # Whoever waits for one need not wait any longer.
 
     async def _save(self, status: TaskStatus) -> None:
-        record = TaskRecord(status=status, boot_id=self._host.boot_id, is_stopping=self.seen.is_stopping)
+        record = TaskRecord(
+            status=status,
+            boot_id=self._host.boot_id,
+            is_stopping=self.seen.is_stopping,
+            stop_grace=self._stop_grace,
+        )
         if status.state is TaskState.STARTING:
             await asyncio.to_thread(self._host.records.save, self.task.id, record, sync=True)
         else:
@@ -376,9 +381,12 @@ class Executor:
 
     # --- stopping --------------------------------------------------------------------------------
 
-    async def _stop(self) -> None:
+    @property
+    def _stop_grace(self) -> Nanoseconds:
         spec = self.task.spec.container_spec
-        grace = spec.stop_grace_period if spec and spec.stop_grace_period is not None else DEFAULT_GRACE
+        return spec.stop_grace_period if spec and spec.stop_grace_period is not None else DEFAULT_GRACE
+
+    async def _stop(self) -> None:
         if self._wanted.may_stop and not self.seen.is_stopping:
             self._see(is_stopping=True)
             with contextlib.suppress(OSError):  # Without the mark a crash here shows as a failure, not a shutdown.
@@ -386,7 +394,7 @@ class Executor:
         between = preparation.pauses()
         while self.seen.phase is Phase.RUNNING:
             try:
-                await self._host.runtime.stop(self.container_id, grace=grace)
+                await self._host.runtime.stop(self.container_id, grace=self._stop_grace)
             except NoSuchContainer:
                 self.observe(None)
                 return

@@ -12,17 +12,28 @@ from pathlib import Path
 
 import msgspec
 
-from skep.model.base import Record
+from skep.lib.durations import SECOND
+from skep.model.base import Nanoseconds, Record
 from skep.model.codec import MALFORMED
 from skep.model.task import TaskStatus
 
+DEFAULT_GRACE = 10 * SECOND
+"""For a service that says nothing of it."""
+
 
 class TaskRecord(Record, frozen=True, kw_only=True):
-    """Attributes: boot_id: the boot of the node in which it was written; is_stopping: it was told to stop by us."""
+    """Where a task stands.
+
+    Attributes:
+        boot_id: The boot of the node in which it was written.
+        is_stopping: It was told to stop by us.
+        stop_grace: How long it may take over that, also when nobody knows its spec any more.
+    """
 
     status: TaskStatus
     boot_id: str = ""
     is_stopping: bool = False
+    stop_grace: Nanoseconds = DEFAULT_GRACE
 
 
 _encoder = msgspec.msgpack.Encoder()
