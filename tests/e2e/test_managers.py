@@ -1,0 +1,155 @@
+"""Several managers, as the docker CLI sees them: they come and go, one dies, too few are left, one begins anew."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.conftest import Lab, make_lab, wait_until
+
+from skep.lab import nodes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
+NOT_MANAGER = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state."
+RUN = ("service", "create", "--quiet", "--no-resolve-image", "--detach", "--name")
+PROGRAM = ("x", "sleep", "9999")
+
+
+def found(lab: Lab, node: str = "node1") -> dict[str, tuple[str, str]]:
+    """Status and manager status of every node, by host name."""
+    printed = lab.docker("node", "ls", "--format", "{{.Hostname}}/{{.Status}}/{{.ManagerStatus}}", node=node)
+    rows = [line.split("/") for line in printed.split()]
+    return {name: (status, manager) for name, status, manager in rows}
+
+
+def managers(lab: Lab, node: str = "node1") -> dict[str, str]:
+    return {name: manager for name, (_, manager) in found(lab, node).items() if manager}
+
+
+def running(lab: Lab, service: str, node: str = "node1") -> dict[str, int]:
+    """Process ids of a service's running tasks."""
+    tasks: list[dict[str, Any]] = lab.api("GET", "/tasks", node=node)
+    ids = {found["ID"] for found in lab.api("GET", "/services", node=node) if found["Spec"]["Name"] == service}
+    return {
+        task["ID"]: task["Status"]["ContainerStatus"]["PID"]
+        for task in tasks
+        if task["ServiceID"] in ids and task["Status"]["State"] == "running" and task["DesiredState"] == "running"
+    }
+
+
+def wait_running(lab: Lab, service: str, replicas: int, node: str = "node1", deadline_s: float = 30) -> dict[str, int]:
+    wait_until(lambda: len(running(lab, service, node)) == replicas, f"{service} did not run", deadline_s)
+    return running(lab, service, node)
+
+
+def kill_manager(lab: Lab, name: str) -> None:
+    """Kill a node's daemon and its etcd member at once; what it runs goes on."""
+    node = lab.layout.node(name)
+    init = nodes.init_pid(node)
+    own = Path(f"/proc/{init}/ns/pid").readlink()
+    doomed = [nodes.daemon_pid(node)]
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text() == "etcd\n" and (comm.parent / "ns/pid").readlink() == own:
+                doomed.append(int(comm.parent.name))
+        except OSError:
+            continue  # It has ended meanwhile.
+    assert len(doomed) == 2
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
+
+
+def refused(lab: Lab, *words: str, node: str = "node1") -> str:
+    done = lab.docker_process(*words, node=node)
+    assert done.returncode != 0, done.stdout
+    return done.stderr.strip()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Nodes in no swarm yet."""
+    yield from make_lab(tmp_path / "l", node_count=3, is_joined=False)
+
+
+def join(lab: Lab, node: str, role: str) -> str:
+    token = lab.docker("swarm", "join-token", "--quiet", role).strip()
+    return lab.docker("swarm", "join", "--token", token, "192.168.77.1:2377", node=node)
+
+
+def test_managers_come_and_go_and_one_dies(lab: Lab) -> None:
+    lab.docker("swarm", "init", "--advertise-addr", "192.168.77.1")
+    lab.docker(*RUN, "s", "--replicas", "3", *PROGRAM)
+    old = lab.docker("swarm", "join-token", "--quiet", "manager").strip()
+    lab.docker("swarm", "join-token", "--rotate", "manager")
+    assert "A valid join token is necessary" in refused(
+        lab, "swarm", "join", "--token", old, "192.168.77.1:2377", node="node2"
+    )
+    tasks = wait_running(lab, "s", 3)
+
+    assert join(lab, "node2", "manager") == "This node joined a swarm as a manager.\n"
+    assert "two-manager configuration" in lab.docker("info")
+    assert join(lab, "node3", "worker") == "This node joined a swarm as a worker.\n"
+    assert NOT_MANAGER in refused(lab, "node", "ls", node="node3")
+    assert lab.docker("node", "promote", "node3") == "Node node3 promoted to a manager in the swarm.\n"
+    wait_until(lambda: lab.docker_process("node", "ls", node="node3").returncode == 0, "node3 became no manager")
+    three = {"node1": ("Ready", "Leader"), "node2": ("Ready", "Reachable"), "node3": ("Ready", "Reachable")}
+    for name in three:
+        wait_until(lambda name=name: found(lab, name) == three, f"{name} does not see three managers")
+    assert "two-manager" not in lab.docker("info")
+    assert running(lab, "s") == tasks
+
+    lab.docker(*RUN, "t", *PROGRAM, node="node3")  # Asked of one that does not lead.
+    wait_running(lab, "t", 1, "node2")
+    kill_manager(lab, "node1")
+    began = time.monotonic()
+    lab.docker(*RUN, "u", *PROGRAM, node="node2")
+    wait_running(lab, "u", 1, "node2")
+    print(f"decided {time.monotonic() - began:.1f} s after the leader was killed")
+    wait_until(lambda: lab.docker_process("node", "ls").returncode == 0, "node1 did not come back")
+    wait_until(lambda: len(running(lab, "s")) == 3, "what ran is not all seen again")
+    assert running(lab, "s") == tasks
+
+    wait_until(lambda: "Leader" in managers(lab).values(), "nobody leads")
+    assert lab.docker("node", "demote", "node3") == "Manager node3 demoted in the swarm.\n"
+    wait_until(lambda: NOT_MANAGER in lab.docker("node", "ls", node="node3", check=False), "node3 is a manager still")
+    wait_until(lambda: set(managers(lab)) == {"node1", "node2"}, "node3 is shown as a manager still")
+    leaving = refused(lab, "swarm", "leave", node="node2")
+    assert "Removing this node leaves 1 managers out of 2." in leaving
+    assert "It must be demoted to worker before removal" in refused(lab, "node", "rm", "--force", "node2")
+    assert lab.docker("swarm", "leave", "--force", node="node2") == "Node left the swarm.\n"
+    lab.docker("node", "demote", "node2")  # The other managers do without it, so that they can change this.
+    wait_until(lambda: managers(lab) == {"node1": "Leader"}, "node2 is shown as a manager still")
+    wait_until(lambda: lab.docker_process("node", "rm", "node2").returncode == 0, "node2 could not be removed")
+    assert refused(lab, "node", "demote", "node1").endswith("attempting to demote the last manager of the swarm")
+    assert running(lab, "s") == tasks
+
+
+def test_without_a_quorum_one_manager_begins_anew(lab: Lab) -> None:
+    lab.docker("swarm", "init", "--advertise-addr", "192.168.77.1")
+    lab.docker(*RUN, "s", "--replicas", "2", *PROGRAM)
+    tasks = wait_running(lab, "s", 2)
+    join(lab, "node2", "manager")
+    nodes.kill_node(lab.layout, lab.layout.node("node2"))
+    began = time.monotonic()
+    why = refused(lab, *RUN, "t", *PROGRAM)
+    assert time.monotonic() - began < 4  # Two seconds, and what a busy machine takes beside.
+    assert "cannot store changes at present: too few managers answer" in why
+    assert "s" in lab.docker("service", "ls", "--format", "{{.Name}}").split()
+
+    printed = lab.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", "192.168.77.1")
+    assert "is now a manager." in printed
+    assert managers(lab) == {"node1": "Leader"}
+    lab.docker(*RUN, "u", "--constraint", "node.hostname==node1", *PROGRAM)
+    wait_running(lab, "u", 1)
+    assert running(lab, "s") == tasks
+    nodes.boot_node(lab.layout, lab.layout.node("node2"))
+    wait_until(
+        lambda: NOT_MANAGER in lab.docker("node", "ls", node="node2", check=False), "node2 takes itself for a manager"
+    )
+    wait_until(lambda: found(lab)["node2"] == ("Ready", ""), "node2 did not come back as a worker")
+    state = json.loads((lab.layout.node("node2").data_dir / "swarm" / "membership.json").read_text())
+    assert state["role"] == "worker"
