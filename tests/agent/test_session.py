@@ -18,6 +18,7 @@ from skep.edge.loopback import Switchboard
 from skep.manager.gate import Gate
 from skep.manager.join import Admission
 from skep.manager.sessions import Sessions
+from skep.model import session as protocol
 from skep.model.assignment import Delta
 from skep.model.errors import NotFound, Unavailable
 from skep.model.identity import Identity, Issued, Newcomer
@@ -28,6 +29,7 @@ from skep.model.session import (
     MAX_PAYLOAD,
     LogRequest,
     ManagerAddress,
+    Refused,
     StreamData,
     StreamRequest,
     TaskReport,
@@ -398,3 +400,59 @@ async def test_a_network_that_is_cut_is_tried_often_and_a_manager_that_refuses_e
     with contextlib.suppress(asyncio.CancelledError):
         await running
     assert longest / 2 <= max(clock.pauses) <= longest
+
+
+@dataclass
+class Pointing:
+    """A manager that does not lead and says who does. Attributes: asked: how often."""
+
+    leader: str
+    authorities: Authorities
+    asked: int = 0
+
+    def root(self) -> str:
+        return self.authorities.authority.root_pem
+
+    def is_removed(self, node_id: str) -> bool:
+        return False
+
+    async def serve(self, identity: Identity, channel: Channel) -> None:
+        self.asked += 1
+        managers = [ManagerAddress(node_id=self.leader[:2], addr=self.leader)]
+        await channel.send(protocol.encoder.encode(Refused(reason="another leads", managers=managers)))
+        await channel.close()
+
+
+async def test_it_goes_at_once_where_a_manager_that_does_not_lead_points(rig: Rig) -> None:
+    """Also where it was never told of."""
+    rig.manager("m3:2377", epoch="e3")
+    pointing = Pointing("m3:2377", rig.authorities)
+    rig.board.plug("m1:2377", pointing)  # type: ignore[arg-type]  # what is asked of it
+    rig.board.plug("m2:2377", pointing)  # type: ignore[arg-type]  # what is asked of it
+    await asyncio.wait_for(rig.session.wait_connected(), SOON_S)
+    assert (rig.session.manager_addr, pointing.asked) == ("m3:2377", 1)
+    await until(lambda: rig.handler.deltas == [("e3", Delta(base=0, version=1))])
+    await rig.board.unplug("m3:2377")
+
+
+async def test_managers_that_point_at_each_other_are_not_asked_in_a_tight_loop(rig: Rig) -> None:
+    first, second = Pointing("m2:2377", rig.authorities), Pointing("m1:2377", rig.authorities)
+    rig.clock.longest_s = 0.2
+    rig.board.plug("m1:2377", first)  # type: ignore[arg-type]  # what is asked of it
+    rig.board.plug("m2:2377", second)  # type: ignore[arg-type]  # what is asked of it
+    await until(lambda: first.asked)
+    before = first.asked + second.asked
+    await asyncio.sleep(1)
+    assert first.asked + second.asked - before < 200
+    rig.manager("m2:2377")
+    await asyncio.wait_for(rig.session.wait_connected(), SOON_S)
+
+
+async def test_a_session_that_ends_because_another_leads_now_is_taken_up_there(rig: Rig) -> None:
+    first = rig.manager("m1:2377")
+    await asyncio.wait_for(rig.session.wait_connected(), SOON_S)
+    second = rig.manager("m2:2377", epoch="e2")
+    rig.board.plug("m1:2377", Pointing("m2:2377", rig.authorities))  # type: ignore[arg-type]  # what is asked of it
+    first.sessions.close("it leads no more")
+    await until(lambda: second.desk.registered)
+    await until(lambda: rig.handler.epoch == "e2")

@@ -52,7 +52,15 @@ Learn = Callable[[Sequence[ManagerAddress]], Awaitable[None]]
 
 
 class SessionOver(Exception):
-    """The session ends and is to be opened again; the text says why."""
+    """The session ends and is to be opened again; the text says why.
+
+    Attributes:
+        managers: Where the manager says to go instead, the first first.
+    """
+
+    def __init__(self, reason: str, managers: Sequence[ManagerAddress] = ()) -> None:
+        super().__init__(reason)
+        self.managers = managers
 
 
 class Removed(Exception):
@@ -236,4 +244,4 @@ class Conversation:
 
 def _part(refusal: Refused) -> None:
     """Raises: Removed or SessionOver, as the manager said."""
-    raise Removed(refusal.reason) if refusal.removed else SessionOver(refusal.reason)
+    raise Removed(refusal.reason) if refusal.removed else SessionOver(refusal.reason, refusal.managers)

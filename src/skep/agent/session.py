@@ -1,4 +1,4 @@
-"""The one session a node holds with a manager: finds one, says hello, carries messages, comes back when it breaks.
+"""The one session a node holds with a manager: finds the one that leads, says hello, carries messages, comes back.
 
 Edge: asyncio; connections come from the control port. Nothing that happens here touches a task: while there is no
 session the node goes on as it was told last. Reports are sent until they are stored; assignments resume by version;
@@ -30,6 +30,7 @@ LONGEST_PAUSE: Final = 4 * SECOND
 """Longer would let a manager that was restarted declare nodes down before they are back."""
 SILENT_PAUSE: Final = SECOND // 5
 """The longest while no manager says anything at all: after a cut the node is back in balancing within 2 s."""
+MOST_HOPS: Final = 4
 STEADY: Final = 5 * SECOND
 """A session that lasted so long was a good one: the pauses begin small again."""
 
@@ -61,6 +62,7 @@ class AgentSession:
         self._pauses = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self._connected = asyncio.Event()
         self._is_answered = False
+        self._elsewhere = ""
         self._keeper = CertificateKeeper(identity, self._to_ask, ports.control, ports.clock, ports.dice)
         self.manager_addr = ""
 
@@ -92,11 +94,25 @@ class AgentSession:
         while True:
             self._is_answered = False
             for address in self._book.order(self._ports.dice):
-                if await self._visit(address):
+                if await self._follow(address):
                     break  # It was good: begin with it again.
             if self._keeper.dismissal:
                 raise Removed(self._keeper.dismissal)
             await self._pause()
+
+    async def _follow(self, address: str) -> bool:
+        """Visit a manager and at once whom it names instead, and so on; returns whether there was a session.
+
+        Not for ever: two that name each other are visited no faster than any that refuse.
+        """
+        was_good = False
+        for _ in range(MOST_HOPS):
+            self._elsewhere = ""
+            was_good |= await self._visit(address)
+            if self._elsewhere in ("", address):
+                break
+            address = self._elsewhere
+        return was_good
 
     async def _visit(self, address: str) -> bool:
         """Hold a session with one manager until it ends; returns whether there was one.
@@ -114,8 +130,12 @@ class AgentSession:
         began = self._ports.clock.now()
         try:
             await self._converse(address, channel)
-        except (SessionOver, ChannelClosed) as over:
+        except ChannelClosed as over:
             log.info("the session ended", manager=address, reason=str(over))
+        except SessionOver as over:
+            log.info("the session ended", manager=address, reason=str(over))
+            await self._learn(over.managers)
+            self._elsewhere = over.managers[0].addr if over.managers else ""
         finally:
             was_welcome = self.is_connected
             self._connected.clear()

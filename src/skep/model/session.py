@@ -27,7 +27,6 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
 
     Attributes:
         assignment_version, epoch: What it still holds, 0 and "" for nothing.
-        control_addr: Where its manager listens (host:port); empty on a worker, and while its manager is not up.
         certificate_serial: Of the certificate it holds.
     """
 
@@ -37,7 +36,6 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     capabilities: list[str] = []
     epoch: str = ""
     assignment_version: int = 0
-    control_addr: str = ""
     certificate_serial: str = ""
 
 
