@@ -14,7 +14,7 @@ from skep.api.backend import InitRequest, JoinRequest, LocalState, RestoreReques
 from skep.lib.durations import SECOND
 from skep.model.backup import BackupDamaged, check_new_pass_phrase
 from skep.model.base import Object
-from skep.model.cluster import Cluster, JoinTokens, SwarmSpec
+from skep.model.cluster import Cluster, JoinTokens, SwarmSpec, TokenLimit
 from skep.model.errors import Conflict, InUse, InvalidSpec, NotFound, NotManager, OutOfDate
 from skep.model.lifecycle import TaskState
 from skep.model.network import Attachment, IPAMConfig, Network, NetworkSpec
@@ -371,6 +371,14 @@ class FakeControl:
             manager=self._token("m") if rotate_manager_token else cluster.join_tokens.manager,
         )
         self.commit(Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens)))
+        return self.cluster()
+
+    async def renew_join_token(self, role: Role, *, expiry: int, uses: int) -> Cluster:
+        limit = TokenLimit(ends_at=expiry, uses_left=uses or None)
+        cluster = self.cluster()
+        tokens = msgspec.structs.replace(cluster.join_tokens, **{role.value: self._token(role.value[0])})
+        limits = msgspec.structs.replace(cluster.token_limits, **{role.value: limit})
+        self.commit(Put(msgspec.structs.replace(cluster, join_tokens=tokens, token_limits=limits)))
         return self.cluster()
 
     async def service_logs(

@@ -112,6 +112,7 @@ BODIES: dict[str, Any] = {
     "/networks/{id}/connect": {"Container": "x", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.0.0.9"}}},
     "/swarm/update": SWARM,
     "/swarm/operators": {"Name": "alice", "CSR": "-----BEGIN CERTIFICATE REQUEST-----\n", "Expiry": 0},
+    "/skep/join-tokens": {"Role": "worker", "Expiry": 3600 * 10**9, "Uses": 3},
     "/swarm/unlock": {"UnlockKey": "SWMKEY-1-x"},
     "/nodes/{id}/update": {"Name": "n", "Role": "manager", "Availability": "active", "Labels": {"a": "b"}},
     "/secrets/create": {"Name": "s", "Data": "eA==", "Labels": {}, "Templating": {"Name": "golang"}},

@@ -16,7 +16,7 @@ from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
-from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.node import Node, NodeSpec, Role, TLSInfo
 from skep.model.registry import NO_AUTH, AuthSource
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
@@ -145,6 +145,14 @@ class Control(Protocol):
         rotate_manager_token: bool = False,
         rotate_unlock_key: bool = False,
     ) -> Cluster: ...
+
+    async def renew_join_token(self, role: Role, *, expiry: Nanoseconds, uses: int) -> Cluster:
+        """Replace a role's join token by one that is good for so long and for so many nodes; 0 for no limit.
+
+        Raises:
+            InvalidSpec: A limit is negative, or beyond all bounds.
+        """
+        ...
 
     def unlock_key(self) -> str:
         """What unlocks a manager; empty while managers are not locked."""

@@ -14,7 +14,7 @@ import msgspec
 
 from skep.core import identity as certificates
 from skep.core.plan import NOTHING, Plan
-from skep.model.cluster import Authority, Cluster, JoinTokens, RootRotation, TokenLimits
+from skep.model.cluster import Authority, Cluster, JoinTokens, RootRotation
 from skep.model.identity import new_token
 from skep.model.node import Node, TLSInfo
 from skep.store.changes import Put
@@ -54,6 +54,8 @@ def is_same_issuer(held: TLSInfo | None, other: TLSInfo) -> bool:
 def reconcile(view: View, random_bytes: Callable[[int], bytes]) -> Plan:
     """Drop the old root once every node has a certificate of the next one; join tokens begin anew with its digest.
 
+    What limited the old tokens limits the new ones.
+
     Returns:
         A put of the cluster, or nothing while there is no rotation or a node lacks its certificate.
     """
@@ -72,7 +74,7 @@ def _finished(cluster: Cluster, rotation: RootRotation, random_bytes: Callable[[
     root = rotation.certificate_pem
     tokens = JoinTokens(worker=str(new_token(root, random_bytes)), manager=str(new_token(root, random_bytes)))
     settled = Authority(certificate_pem=root, sealed_key=rotation.sealed_key)
-    return msgspec.structs.replace(cluster, authority=settled, join_tokens=tokens, token_limits=TokenLimits())
+    return msgspec.structs.replace(cluster, authority=settled, join_tokens=tokens)
 
 
 def _issuer(authority: Authority) -> str:

@@ -159,29 +159,42 @@ def leave(host: str | None, force: bool) -> None:
 @swarm.command("join-token")
 @click.argument("role", type=click.Choice(["worker", "manager"]))
 @click.option("--rotate", is_flag=True, help="Make a new token; the old one is refused from now on.")
+@click.option("--expires", type=DURATION, help="Make a new token that is good for so long.")
+@click.option("--uses", type=click.IntRange(min=1), help="Make a new token that lets in so many nodes.")
 @click.option("-q", "--quiet", is_flag=True, help="The token only.")
 @click.pass_obj
 @refusals
-def join_token(host: str | None, role: str, rotate: bool, quiet: bool) -> None:
+def join_token(host: str | None, role: str, rotate: bool, expires: int | None, uses: int | None, quiet: bool) -> None:
     """Show, or replace, the token that lets nodes join.
 
     \b
     Examples:
       skep swarm join-token worker
       skep swarm join-token --rotate --quiet manager
+      skep swarm join-token --expires 1h --uses 3 worker
     """
     engine = Engine(host)
-    if rotate:
-        cluster = engine.get("/swarm")
-        flag = {"worker": "rotateWorkerToken", "manager": "rotateManagerToken"}[role]
-        engine.post("/swarm/update", cluster["Spec"], version=cluster["Version"]["Index"], **{flag: True})
+    if rotate or expires is not None or uses is not None:
+        token = engine.post("/skep/join-tokens", {"Role": role, "Expiry": expires or 0, "Uses": uses or 0})
         if not quiet:
             click.echo(f"Successfully rotated {role} join token.\n")
+    else:
+        token = engine.get("/skep/join-tokens")[role.capitalize()]
     if quiet:
-        click.echo(engine.get("/swarm")["JoinTokens"][role.capitalize()])
+        click.echo(token["Token"])
         return
     click.echo(f"To add a {role} to this swarm, run the following command:\n")
     click.echo(f"    {_join_line(engine, role.capitalize())}\n")
+    if limits := _limits(token):
+        click.echo(f"The token is good {limits}; `skep swarm join-token --rotate {role}` makes one without limits.\n")
+
+
+def _limits(token: Json) -> str:
+    ends_at, uses_left = token["EndsAt"], token["UsesLeft"]
+    parts = [f"until {ends_at}"] if ends_at else []
+    if uses_left is not None:
+        parts.append("for no more nodes" if not uses_left else f"for {uses_left} more node{'s' * (uses_left != 1)}")
+    return " and ".join(parts)
 
 
 @swarm.command("client-cert")

@@ -40,6 +40,8 @@ NAME: Final = "default"
 LOG_DRIVER: Final = "json-file"
 UNLOCK_PURPOSE: Final = "unlock-key"
 MIN_CERTIFICATE_LIFE: Final = HOUR
+LONGEST_TOKEN_LIFE: Final = 3650 * DAY
+MOST_TOKEN_USES: Final = 1_000_000
 DEFAULTS: Final = SwarmSpec(
     name=NAME,
     orchestration=OrchestrationConfig(task_history_retention_limit=5),
@@ -276,8 +278,19 @@ class ClusterSettings:
             return old.unlock_key
         return self._sealer.seal(new_unlock_key(self._writes.random_bytes).encode(), UNLOCK_PURPOSE)
 
-    async def renew_token(self, role: Role, limit: TokenLimit | None) -> Cluster:
-        """Replace a role's join token by one that is good for as long as `limit` says, or for ever."""
+    async def renew_token(self, role: Role, *, expiry: Nanoseconds = 0, uses: int = 0) -> Cluster:
+        """Replace a role's join token by one that is good for so long and for so many nodes; 0 for no limit.
+
+        Raises:
+            InvalidSpec: A limit is negative, or beyond all bounds.
+        """
+        if not 0 <= expiry <= LONGEST_TOKEN_LIFE or not 0 <= uses <= MOST_TOKEN_USES:
+            raise InvalidSpec(
+                f"a join token lives up to {format_duration(LONGEST_TOKEN_LIFE)} and lets in up to {MOST_TOKEN_USES} "
+                "nodes; choose smaller limits, or leave them out for a token without"
+            )
+        ends_at = self._writes.clock.now() + expiry if expiry else 0
+        limit = TokenLimit(ends_at=ends_at, uses_left=uses or None) if expiry or uses else None
         await self._writes.transact(lambda view: [Put(self._with_token(the_cluster(view), role, limit))])
         return the_cluster(self._writes.view)
 

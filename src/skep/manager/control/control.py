@@ -27,7 +27,7 @@ from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.errors import Unavailable
 from skep.model.identity import Issued
 from skep.model.network import Network, NetworkSpec
-from skep.model.node import Node, NodeSpec, TLSInfo
+from skep.model.node import Node, NodeSpec, Role, TLSInfo
 from skep.model.registry import NO_AUTH, AuthSource
 from skep.model.secret import Config, ConfigSpec, Secret, SecretSpec
 from skep.model.service import Service, ServiceSpec
@@ -205,6 +205,9 @@ class SwarmControl:
         return await self._settings.update(
             version, spec, Fresh(rotate_worker_token, rotate_manager_token, rotate_unlock_key)
         )
+
+    async def renew_join_token(self, role: Role, *, expiry: Nanoseconds, uses: int) -> Cluster:
+        return await self._settings.renew_token(role, expiry=expiry, uses=uses)
 
     def unlock_key(self) -> str:
         return self._settings.shown_unlock_key()
