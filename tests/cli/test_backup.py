@@ -39,18 +39,28 @@ def skep(daemon: Daemon | None, *words: str, stdin: str = "") -> Result:
 def test_what_the_daemon_sends_is_checked_and_kept_for_its_owner(
     daemon: Daemon, tmp_path: Path, phrase_file: str
 ) -> None:
-    daemon.answers = {("POST", "/skep/backup"): a_backup()}
+    daemon.answers = {("POST", "/skep/backup"): a_backup(), ("POST", "/skep/backup/saved"): {}}
     path = tmp_path / "b.skep"
     path.write_text("an older one")
     path.chmod(0o644)
     done = skep(daemon, "save", "--passphrase-file", phrase_file, str(path))
     assert done.exit_code == 0, done.output
     assert "Saved 1 node, 1 service, 0 tasks" in done.stdout
-    assert daemon.asked[0][3] == {"PassPhrase": PHRASE}
+    assert [asked[3] for asked in daemon.asked] == [{"PassPhrase": PHRASE}, {"CreatedAt": 10**18}]
     assert path.read_bytes() == a_backup()
     assert path.stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob("*.new"))
     assert not list(tmp_path.glob(".*.new"))
+
+
+def test_a_swarm_that_cannot_note_its_backup_has_one_all_the_same(
+    daemon: Daemon, tmp_path: Path, phrase_file: str
+) -> None:
+    daemon.answers = {("POST", "/skep/backup"): a_backup()}
+    done = skep(daemon, "save", "--passphrase-file", phrase_file, str(tmp_path / "b.skep"))
+    assert done.exit_code == 0
+    assert "The backup is whole; the swarm could not note" in done.stderr
+    assert (tmp_path / "b.skep").read_bytes() == a_backup()
 
 
 @pytest.mark.parametrize("n_bytes", [0, 40, 200, -1])

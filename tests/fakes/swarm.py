@@ -11,7 +11,9 @@ from typing import TypeVar
 import msgspec
 
 from skep.api.backend import InitRequest, JoinRequest, LocalState, RestoreRequest, TaskLogEntry
-from skep.lib.durations import SECOND
+from skep.core import cluster_status
+from skep.core.cluster_status import ClusterStatus, Papers
+from skep.lib.durations import DAY, SECOND
 from skep.model.backup import BackupDamaged, check_new_pass_phrase
 from skep.model.base import Object
 from skep.model.cluster import Cluster, JoinTokens, SwarmSpec, TokenLimit
@@ -44,6 +46,7 @@ from skep.model.service import (
     VirtualIP,
 )
 from skep.model.session import ManagerAddress
+from skep.model.store_status import StoreStatus
 from skep.model.task import ContainerStatus, Task, TaskStatus
 from skep.ports.runtime import EngineFacts, LogEntry, LogOptions
 from skep.store.changes import Batch, Change, Delete, Put
@@ -353,6 +356,15 @@ class FakeControl:
         check_new_pass_phrase(pass_phrase)
         for piece in (b"a ", b"backup ", f"under {pass_phrase}".encode()):
             yield piece
+
+    async def note_backup(self, at: int) -> None:
+        self.commit(Put(msgspec.structs.replace(self.cluster(), backed_up_at=at)))
+
+    async def cluster_status(self) -> ClusterStatus:
+        papers = Papers(ends_at=START + 90 * DAY, renew_by=START + 72 * DAY, root_ends_at=START + 7_300 * DAY)
+        node = next(each for each in self.state.nodes.values() if each.manager_status is not None)
+        store = StoreStatus(kind="sqlite", size_bytes=40_960, free_bytes=10 << 30)
+        return cluster_status.judge(self.state, store, papers, node.id, self.clock.now())
 
     async def update_cluster(
         self,

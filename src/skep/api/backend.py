@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from skep.agent.attachments import Attachments
+from skep.core.cluster_status import ClusterStatus
 from skep.core.orchestrate.rebalance import Move
 from skep.core.rehearsal import Rehearsal
 from skep.model.base import Nanoseconds
@@ -196,6 +197,18 @@ class Control(Protocol):
         Raises:
             InvalidSpec: The pass phrase is no protection.
         """
+        ...
+
+    async def note_backup(self, at: Nanoseconds) -> None:
+        """Note that a backup of a moment is in its place.
+
+        Raises:
+            InvalidSpec: The moment is in the future.
+        """
+        ...
+
+    async def cluster_status(self) -> ClusterStatus:
+        """How the managers and their store fare; answers without a quorum, too."""
         ...
 
     def open_engine(self, node_id: str) -> ByteStream:

@@ -14,6 +14,7 @@ import skep
 COMMANDS: Final = {
     "attach": ("skep.cli.commands.terminal:attach", "Connect to the program of a task or container."),
     "backup": ("skep.cli.commands.backup:backup", "Save the whole swarm in a sealed file, and restore it."),
+    "cluster": ("skep.cli.commands.cluster:cluster", "See how the managers fare, and recover."),
     "completion": ("skep.cli.commands.completion:completion", "Print what makes a shell complete skep's words."),
     "config": ("skep.cli.commands.files:config", "Manage configs: files for services."),
     "cp": ("skep.cli.commands.copy:cp", "Copy files into or out of a task or container."),

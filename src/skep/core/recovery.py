@@ -161,6 +161,11 @@ def plan(view: View, own_node_id: str) -> RecoveryPlan:
     )
 
 
+def blind_plan() -> RecoveryPlan:
+    """As `plan`, where the state cannot be read before it has been recovered."""
+    return RecoveryPlan(STEPS, (), LOST, DANGER, 0)
+
+
 def _was(node: Node) -> str:
     status = node.manager_status
     if status is None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skep.agent.identity import NodeIdentity
+from skep.core import cluster_status
+from skep.core.cluster_status import ClusterStatus, papers_of
 from skep.core.dispatch.dispatcher import Dispatcher
 from skep.core.quorum import Voter
-from skep.daemon import stores
+from skep.daemon import store_status, stores
 from skep.daemon.config import split_address
 from skep.daemon.council import Council
 from skep.daemon.lock import KeyLock
@@ -267,6 +269,7 @@ class ManagerParts:
                 voters=self.voters,
                 check_widening=self._places.check_program,
                 save_backup=Backups(replica, clock, self.member.node_id, secret).save,
+                cluster_status=self._cluster_status,
                 certify=lambda csr, name, lifetime: authority().issue_operator(
                     csr,
                     Operator(name=name, cluster_id=self.member.cluster_id),
@@ -289,6 +292,12 @@ class ManagerParts:
         self._supervisor.keep("standing", standing.run)
         self._supervisor.keep("managers", council.tend)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
+
+    async def _cluster_status(self) -> ClusterStatus:
+        view = self.control.view
+        status = await store_status.look(self.opened, self._places)
+        papers = papers_of(self._identity.credentials.certificate, self._identity.credentials.root)
+        return cluster_status.judge(view, status, papers, self.member.node_id, self._means.clock.now())
 
     async def close(self) -> None:
         """Close everything; what agents run goes on, and so does an etcd member."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from skep.agent.identity import accept_issued, new_key_request
@@ -40,6 +41,7 @@ from skep.model.node import Node, Role
 from skep.model.session import ManagerAddress
 from skep.ports.store import Store, StoreError, Write, transactions
 from skep.ports.transport import TransportError
+from skep.store.changes import Put
 from skep.store.state import View
 
 log = structlog.get_logger(__name__)
@@ -92,6 +94,8 @@ async def _restore(place: Place, request: RestoreRequest, content: AsyncIterator
         replica = Replica(store, place.means.clock)
         await replica.open()
         try:
+            cluster = _cluster(replica.view)
+            await replica.commit([Put(msgspec.structs.replace(cluster, backed_up_at=head.created_at))])
             return await _take_over(place, request, replica, _data_key(reader))
         finally:
             await replica.close()
@@ -122,6 +126,12 @@ async def _write(store: Store, rows: Sequence[SavedRow]) -> None:
         await store.commit(part)
 
 
+def _cluster(view: View) -> Cluster:
+    if view.cluster is None:
+        raise BackupDamaged("the backup holds no cluster; use another one")
+    return view.cluster
+
+
 def _data_key(reader: BackupReader) -> bytes:
     if reader.preface is None or len(reader.preface.data_key) != keyfile.DATA_KEY_BYTES:
         raise BackupDamaged("the backup holds no data key; use another one")
@@ -130,9 +140,9 @@ def _data_key(reader: BackupReader) -> bytes:
 
 async def _take_over(place: Place, request: RestoreRequest, replica: Replica, secret: bytes) -> Restored:
     """Make this machine the one manager of the state."""
-    cluster = replica.view.cluster
-    if cluster is None or cluster.authority is None:
-        raise BackupDamaged("the backup holds no cluster; use another one")
+    cluster = _cluster(replica.view)
+    if cluster.authority is None:
+        raise BackupDamaged("the backup holds no certificate authority; use another one")
     member, known = _membership(place, request, replica.view, cluster)
     if not request.is_forced:
         await _refuse_living(replica.view, cluster.authority, member.control_addr)

@@ -132,6 +132,7 @@ class Cluster(Object, frozen=True, kw_only=True):
         removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
         unlock_key: What unlocks a manager after a restart, as users see it, sealed; None while managers are not locked.
         brake: Set while the loss of many nodes at once is held; see `Brake`.
+        backed_up_at: Moment of the state in the newest backup that is known; 0 for none.
     """
 
     spec: SwarmSpec = SwarmSpec()
@@ -144,3 +145,4 @@ class Cluster(Object, frozen=True, kw_only=True):
     removed_nodes: dict[str, Nanoseconds] = {}
     brake: Brake | None = None
     unlock_key: Sealed | None = None
+    backed_up_at: Nanoseconds = 0

@@ -4,6 +4,7 @@ from skep.api.call import Route
 from skep.api.routes import (
     attached,
     backup,
+    cluster,
     containers,
     distribution,
     engine,
@@ -34,6 +35,7 @@ ALL: tuple[Route, ...] = (
     *files.ROUTES,
     *explain.ROUTES,
     *backup.ROUTES,
+    *cluster.ROUTES,
     *attached.ROUTES,
     *local.ROUTES,
     *volumes.ROUTES,

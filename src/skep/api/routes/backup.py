@@ -36,6 +36,19 @@ async def save(call: Call) -> web.StreamResponse:
     return response
 
 
+class SavedBody(Wire, frozen=True, kw_only=True):
+    """Attributes: created_at: nanoseconds since 1970, as in the backup's head."""
+
+    created_at: int = 0
+
+
+async def saved(call: Call) -> web.StreamResponse:
+    """POST /skep/backup/saved: a backup is in its place, whole and on disk."""
+    body = await call.json(SavedBody)
+    await call.control.note_backup(body.created_at)
+    return call.done()
+
+
 async def restore(call: Call) -> web.StreamResponse:
     """POST /skep/backup/restore; the body is the file. Answers this node's id."""
     if call.request.content_type != CONTENT_TYPE:
@@ -73,6 +86,7 @@ def _pass_phrase(header: str) -> str:
 
 ROUTES: Final = (
     Route("POST", "/skep/backup", save, KEYS),
+    Route("POST", "/skep/backup/saved", saved, KEYS, changes=True),
     Route("POST", "/skep/backup/restore", restore, ENGINE, UNLIMITED, changes=True),
     Route("POST", "/skep/rejoin", rejoin, ENGINE, changes=True),
 )

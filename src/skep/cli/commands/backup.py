@@ -16,6 +16,7 @@ from skep.cli import backup_file, render
 from skep.cli.backup_file import PassPhrase
 from skep.cli.client import Engine, Json, refusals
 from skep.cli.objects import size_text
+from skep.edge.unix_http import EngineRefused
 from skep.lib.timestamps import format_rfc3339
 from skep.model.errors import SkepError
 
@@ -86,9 +87,11 @@ def save(host: str | None, file: Path, passphrase_file: Path | None, template: s
 
     pass_phrase = PassPhrase(passphrase_file).read(is_new=True)
     check_new_pass_phrase(pass_phrase)
-    with Engine(host).stream("POST", "/skep/backup", {"PassPhrase": pass_phrase}) as reply:
+    engine = Engine(host)
+    with engine.stream("POST", "/skep/backup", {"PassPhrase": pass_phrase}) as reply:
         reader = backup_file.write(file, reply, pass_phrase)
     found = _document(file, reader)
+    _note(engine, reader)
     if template:
         click.echo(render.one(found, template))
     else:
@@ -96,6 +99,16 @@ def save(host: str | None, file: Path, passphrase_file: Path | None, template: s
             f"Saved {_counted(found['Objects'])} in {file} ({size_text(found['Size'])}), readable by its owner only."
         )
         click.echo("Without the pass phrase nobody can open it, you included.")
+
+
+def _note(engine: Engine, reader: "BackupReader") -> None:
+    """Tell the swarm, which needs a quorum to remember it; the backup is as good without."""
+    if reader.head is None:
+        return
+    try:
+        engine.post("/skep/backup/saved", {"CreatedAt": reader.head.created_at})
+    except EngineRefused as error:
+        click.echo(f"The backup is whole; the swarm could not note that there is one: {error.message}", err=True)
 
 
 @backup.command()

@@ -7,13 +7,25 @@ written as fast as its reader takes it.
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
 
 import skep
+from skep.lib.durations import MINUTE
 from skep.manager import backup as backups
 from skep.manager.control.find import the_cluster
+from skep.manager.control.writes import Writes
 from skep.manager.replica import Replica
 from skep.model.backup import Head, check_new_pass_phrase
+from skep.model.base import Nanoseconds
+from skep.model.errors import InvalidSpec
 from skep.ports.clock import Clock
+from skep.store.changes import Change, Put
+from skep.store.state import View
+
+AHEAD: Final = 5 * MINUTE
+"""So much may the clock of whoever saved be ahead of ours."""
 
 
 class Backups:
@@ -52,3 +64,19 @@ class Backups:
         for piece in backups.write(head, key, self._data_key, objects):
             yield piece
             await asyncio.sleep(0)  # Whoever reads at once must not keep the manager from its work.
+
+
+async def note(writes: Writes, at: Nanoseconds) -> None:
+    """Note that a backup of a moment is in its place, so that users can be told how old the newest one is.
+
+    Raises:
+        InvalidSpec: No state is of that moment.
+    """
+    if not 0 < at <= writes.clock.now() + AHEAD:
+        raise InvalidSpec("a backup's moment must lie in the past; is the clock of this machine right?")
+
+    def operation(view: View) -> list[Change]:
+        cluster = the_cluster(view)
+        return [Put(msgspec.structs.replace(cluster, backed_up_at=at))] if at > cluster.backed_up_at else []
+
+    await writes.transact(operation)

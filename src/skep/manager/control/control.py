@@ -7,11 +7,12 @@ daemon, which passes one for the other, is where the type checker compares them.
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from skep.core.cluster_status import ClusterStatus
 from skep.core.orchestrate.rebalance import Move
 from skep.core.quorum import Voter
 from skep.core.rehearsal import Rehearsal
 from skep.manager.attachments import Attachments
-from skep.manager.control import find, operators
+from skep.manager.control import backup, find, operators
 from skep.manager.control.cluster import MIN_CERTIFICATE_LIFE, ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
 from skep.manager.control.networks import Networks
@@ -53,6 +54,11 @@ def no_backup(pass_phrase: str) -> AsyncIterator[bytes]:
     raise Unavailable("this manager has no data key at hand to save; try another one")
 
 
+async def no_status() -> ClusterStatus:
+    """Where nobody knows of the managers."""
+    raise Unavailable("this manager cannot tell how the others fare; try another one")
+
+
 def no_authority(csr: str, name: str, lifetime: Nanoseconds) -> Issued:
     """Where nothing can be certified."""
     raise Unavailable("this manager has no certificate authority; try another one")
@@ -71,6 +77,7 @@ class Surroundings:
         voters: Whose vote counts among the managers; see `core.quorum`. None for the managers the state tells of.
         check_widening: Raises `Unavailable` where this manager cannot share its state with another.
         save_backup: Under a pass phrase; see `manager.control.backup`.
+        cluster_status: How the managers and their store fare.
     """
 
     clock: Clock
@@ -82,6 +89,7 @@ class Surroundings:
     certify: operators.Certify = no_authority
     min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
     save_backup: Callable[[str], AsyncIterator[bytes]] = no_backup
+    cluster_status: Callable[[], Awaitable[ClusterStatus]] = no_status
     voters: Callable[[], Awaitable[Sequence[Voter]]] | None = None
     check_widening: Callable[[], None] = nothing_lacks
 
@@ -178,6 +186,12 @@ class SwarmControl:
 
     def save_backup(self, pass_phrase: str) -> AsyncIterator[bytes]:
         return self._surroundings.save_backup(pass_phrase)
+
+    async def note_backup(self, at: Nanoseconds) -> None:
+        await backup.note(self.writes, at)
+
+    async def cluster_status(self) -> ClusterStatus:
+        return await self._surroundings.cluster_status()
 
     # --- nodes, networks, the cluster ------------------------------------------------
 

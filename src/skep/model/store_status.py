@@ -1,0 +1,41 @@
+"""How a manager's store fares, whichever kind it is.
+
+Pure.
+"""
+
+from skep.model.base import Record
+
+
+class StoreMember(Record, frozen=True, kw_only=True):
+    """One manager's part in a store that several keep.
+
+    Attributes:
+        node_id: "" for one that was let in and has not started yet.
+        lag: Changes it knows of and has not taken in yet; None where only it could tell.
+    """
+
+    node_id: str
+    is_voter: bool = True
+    is_reachable: bool = True
+    lag: int | None = None
+
+
+class StoreStatus(Record, frozen=True, kw_only=True):
+    """A store as its manager sees it.
+
+    Attributes:
+        kind: `sqlite` or `etcd`. version: of etcd; "" for SQLite.
+        size_bytes: On disk. limit_bytes: of that; 0 where only the disk is one. free_bytes: of the disk.
+        alarms: What the store itself holds to be wrong.
+        members: Of a store that several managers keep.
+        failure: Why it could not be asked; the rest is then what can be known without it.
+    """
+
+    kind: str
+    version: str = ""
+    size_bytes: int = 0
+    limit_bytes: int = 0
+    free_bytes: int = 0
+    alarms: list[str] = []
+    members: list[StoreMember] = []
+    failure: str = ""
