@@ -6,12 +6,12 @@ when it begins and kept current by the replica; another leader builds the same. 
 
 from collections.abc import Callable, Sequence
 
-from skep.core import allocate, liveness, observe, schedule, trust
+from skep.core import allocate, liveness, managers, observe, schedule, trust
 from skep.core.allocate import Ledger
 from skep.core.liveness import Heartbeats
 from skep.core.orchestrate import reconcile as orchestrate
 from skep.core.orchestrate.rebalance import Rebalancer
-from skep.core.plan import Dirty, Plan
+from skep.core.plan import NOTHING, Dirty, Plan
 from skep.core.schedule import Inventory
 from skep.lib.ids import new_id
 from skep.manager.loop import DecisionLoop
@@ -44,6 +44,7 @@ class Leader:
         self._agenda = orchestrate.Agenda()
         decisions = (
             self._judge,
+            self._show_managers,
             self._allocate,
             self._orchestrate,
             self._allocate,
@@ -126,6 +127,9 @@ class Leader:
 
     def _judge(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         return liveness.reconcile(view, self._heartbeats, now)
+
+    def _show_managers(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
+        return managers.reconcile(view, dirty, self._own_node_id, now) if self._own_node_id else NOTHING
 
     def _allocate(self, view: View, dirty: Dirty, now: Nanoseconds, /) -> Plan:
         """Runs before the orchestrator for what tasks copy from services, and after it for the new tasks."""
