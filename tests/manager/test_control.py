@@ -608,10 +608,13 @@ async def test_newcomers_are_admitted_once_and_their_certificates_noted() -> Non
         )
         await control.registry.certify(msgspec.structs.replace(identity, serial="2"))
         assert control.find_node("new").certificate_serial == "2"
-        with pytest.raises(Forbidden, match="one manager"):
-            await control.registry.admit(
-                Newcomer(identity=Identity(node_id="m2", role=Role.MANAGER, cluster_id="cluster"))
-            )
+        second = Newcomer(identity=Identity(node_id="m2", role=Role.MANAGER, cluster_id="cluster"))
+        with pytest.raises(Forbidden, match="the machine that is to join has none; install it there"):
+            await control.registry.admit(second)
+        with pytest.raises(NotFound):
+            control.find_node("m2")
+        await control.registry.admit(msgspec.structs.replace(second, has_etcd=True))
+        assert control.find_node("m2").spec.role is Role.MANAGER
 
 
 # --- the cluster -----------------------------------------------------------------------
