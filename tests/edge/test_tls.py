@@ -154,6 +154,23 @@ async def test_a_node_removed_amid_a_connection_is_nobody_from_then_on(http: Lis
     writer.close()
 
 
+async def test_what_a_removed_node_holds_open_ends_within_two_seconds_and_others_keep_theirs(
+    authorities: Authorities,
+) -> None:
+    async with listening(authorities, Echo, admits_removed=True) as up:
+        streams = {name: await up.open(up.client(authorities.make(name))) for name in ("worker1", "worker2")}
+        nobody, unknown = await up.open(up.client())
+        for _, writer in (*streams.values(), (nobody, unknown)):
+            writer.write(b"\r\n\r\n")
+        up.removed.add("worker1")
+        assert await closed_after(streams["worker1"][0]) < 2
+        for reader, writer in (streams["worker2"], (nobody, unknown)):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(), 0.1)
+            writer.close()
+        streams["worker1"][1].close()
+
+
 async def test_a_front_may_let_removed_nodes_in_to_tell_them(authorities: Authorities) -> None:
     async with listening(authorities, web.Server(who), admits_removed=True) as up:
         up.removed.add("worker1")

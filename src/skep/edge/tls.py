@@ -37,6 +37,8 @@ BACKLOG: Final = 1024
 FAREWELL_S: Final = 5.0
 """How long a peer may take to read the end of what it was sent; closing sooner would lose it."""
 DESCRIPTORS_SHORT_S: Final = 0.1
+LOOK_S: Final = 0.75
+"""A removed node's connections end at the second look: until then it may still be told why."""
 GONE: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 """What a stream raises once its peer has gone, in whatever way it went."""
 
@@ -51,6 +53,11 @@ class Peer:
     address: str
     identity: Identity | Operator | None
     is_revoked: Callable[[str], bool]
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it is a node that was removed, before it connected or since."""
+        return isinstance(self.identity, Identity) and self.is_revoked(self.identity.node_id)
 
 
 _peers: WeakKeyDictionary[asyncio.BaseTransport, Peer] = WeakKeyDictionary()
@@ -67,7 +74,7 @@ def peer_of(request: web.BaseRequest) -> Identity | None:
         None without a certificate, or once the node has been removed, also amid a connection.
     """
     peer = _peer(request)
-    if peer is None or not isinstance(peer.identity, Identity) or peer.is_revoked(peer.identity.node_id):
+    if peer is None or not isinstance(peer.identity, Identity) or peer.is_removed:
         return None
     return peer.identity
 
@@ -81,7 +88,7 @@ def operator_of(request: web.BaseRequest) -> Operator | None:
 def removed_peer_of(request: web.BaseRequest) -> Identity | None:
     """Who sent a request if it is a removed node, to be told so and nothing else."""
     peer = _peer(request)
-    if peer is None or not isinstance(peer.identity, Identity) or not peer.is_revoked(peer.identity.node_id):
+    if peer is None or not isinstance(peer.identity, Identity) or not peer.is_removed:
         return None
     return peer.identity
 
@@ -194,6 +201,7 @@ class TlsFront:
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = TokenBuckets(self._limits.handshakes_per_second, self._limits.handshake_burst)
+        self._of_nodes: dict[asyncio.Task[None], Peer] = {}
         self.refusals: Counter[str] = Counter()
 
     async def start(self, host: str, port: int) -> int:
@@ -210,6 +218,7 @@ class TlsFront:
         listener.setblocking(False)
         self._listener = listener
         self._spawn(self._accept(listener))
+        self._spawn(self._expel())
         return int(listener.getsockname()[1])
 
     async def close(self) -> None:
@@ -227,8 +236,20 @@ class TlsFront:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._of_nodes.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed in a way not foreseen", exc_info=error)
+
+    async def _expel(self) -> None:
+        """End whatever nodes hold open here that were removed since."""
+        seen: set[asyncio.Task[None]] = set()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            removed = {task for task, peer in self._of_nodes.items() if peer.is_removed}
+            for task in removed & seen:
+                self.refusals["certificate of a removed node"] += 1
+                task.cancel()
+            seen = removed
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -265,8 +286,11 @@ class TlsFront:
                 if identity is not None:
                     node_share.enter_context(self._shares.of_node(_name(identity)))
                     share.close()
+                peer = Peer(address, identity, trust.is_revoked)
+                if (task := asyncio.current_task()) is not None and isinstance(identity, Identity):
+                    self._of_nodes[task] = peer
                 head = await self._head(stream)
-                await self._relay(stream, head, Peer(address, identity, trust.is_revoked))
+                await self._relay(stream, head, peer)
                 await _farewell(stream)
         finally:
             await anyio.aclose_forcefully(stream.transport_stream)
