@@ -9,7 +9,7 @@ from tests.factories import a_cluster, a_node, a_state
 from skep.core import cluster_status
 from skep.core.cluster_status import ClusterStatus, Papers
 from skep.lib.durations import DAY
-from skep.model.node import ManagerStatus, Node, NodeSpec, Role
+from skep.model.node import ManagerStatus, Node, NodeSpec, NodeState, NodeStatus, Role
 from skep.model.store_status import StoreMember, StoreStatus
 
 NOW = 1_000 * DAY
@@ -61,6 +61,18 @@ def test_a_manager_out_of_reach_leaves_no_spare() -> None:
         "the loss of any one manager that is reachable stops every change",
         "m3 cannot be reached",
     ]
+
+
+def test_what_the_leader_has_noticed_counts_though_the_store_is_still_connected() -> None:
+    gone = msgspec.structs.replace(THREE[2], manager_status=ManagerStatus(reachability="unreachable", addr="m3:2377"))
+    down = msgspec.structs.replace(THREE[1], status=NodeStatus(state=NodeState.DOWN))
+    members = [StoreMember(node_id=id) for id in ("m1", "m2", "m3")]
+    assert [row.is_reachable for row in judged(etcd(*members), [THREE[0], THREE[1], gone]).managers] == [
+        True,
+        True,
+        False,
+    ]
+    assert not judged(etcd(*members), [THREE[0], down, gone]).has_quorum
 
 
 def test_without_a_quorum_it_is_said_first_and_what_to_do() -> None:

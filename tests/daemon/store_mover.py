@@ -27,7 +27,7 @@ KILLED = 9
 
 
 def places_of(directory: Path, client_port: int) -> StorePlaces:
-    return StorePlaces(directory / "swarm", directory / "run", client_port=client_port)
+    return StorePlaces(directory / "swarm", directory / "run" / "etcd", client_port=client_port)
 
 
 def credentials_of(directory: Path) -> Credentials:

@@ -12,7 +12,7 @@ from skep.core import quorum
 from skep.core.quorum import Voter
 from skep.lib.durations import DAY
 from skep.model.base import Nanoseconds
-from skep.model.node import Node, Role
+from skep.model.node import Node, NodeState, Role
 from skep.model.store_status import StoreMember, StoreStatus
 from skep.store.state import View
 
@@ -119,10 +119,19 @@ def _row(node: Node | None, node_id: str, member: StoreMember | None, own_node_i
         hostname=node.description.hostname if node is not None else "",
         addr=status.addr if status is not None else "",
         role=role,
-        is_reachable=member is not None and member.is_reachable,
+        is_reachable=member is not None and member.is_reachable and not _is_silent(node),
         is_self=node_id == own_node_id,
         lag=member.lag if member is not None else None,
     )
+
+
+def _is_silent(node: Node | None) -> bool:
+    """Whether the leader has noticed already what this manager's own connections do not show yet."""
+    if node is None:
+        return False
+    status = node.manager_status
+    is_unreachable = status is not None and status.reachability == "unreachable"
+    return is_unreachable or node.status.state is NodeState.DOWN
 
 
 def _manager_risks(rows: Sequence[ManagerRow], voters: Sequence[Voter]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from skep.daemon.store_switch import StoreSwitch
 from skep.daemon.stores import StorePlaces
 from skep.edge import keyfile
 from skep.edge.clock import SystemDice
+from skep.edge.etcd.settings import CLIENT_PORT
 from skep.edge.instance import InstanceLock, InstanceRunning
 from skep.edge.keyfile import KeyFileError
 from skep.model.errors import Conflict, NotManager, SkepError, Unavailable
@@ -22,9 +23,11 @@ from skep.ports.store import StoreError
 FAILURES = (InstanceRunning, MembershipDamaged, KeyFileError, StoreError, OSError)
 
 
-def to_sqlite(data_dir: Path, run_dir: Path) -> str:
+def to_sqlite(data_dir: Path, run_dir: Path, client_port: int = CLIENT_PORT) -> str:
     """Move the state of the manager in a data directory to a file.
 
+    Args:
+        client_port: On which its etcd member serves this machine.
     Returns:
         What was done, in one sentence.
     Raises:
@@ -41,7 +44,7 @@ def to_sqlite(data_dir: Path, run_dir: Path) -> str:
             if member is None or credentials is None:
                 raise Unavailable(f"the certificate in {config.swarm_dir} is gone; restore it first")
             was_in_etcd = member.etcd is not None
-            places = StorePlaces(config.swarm_dir, config.run_dir / "etcd")
+            places = StorePlaces(config.swarm_dir, config.run_dir / "etcd", client_port=client_port)
             switch = StoreSwitch(places, lambda: credentials, SystemDice().fraction)
             asyncio.run(switch.to_sqlite(member))
     except SkepError:

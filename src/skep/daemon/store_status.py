@@ -17,6 +17,8 @@ from skep.model.store_status import StoreMember, StoreStatus
 from skep.ports.store import StoreUnavailable
 
 LIMIT_S: Final = 2.0
+NO_LEADER: Final = "no leader"
+"""What etcd says beside its alarms when there is no quorum, which shows in its members already."""
 
 
 async def look(opened: OpenStore, places: StorePlaces) -> StoreStatus:
@@ -37,7 +39,7 @@ async def look(opened: OpenStore, places: StorePlaces) -> StoreStatus:
         size_bytes=status.size_bytes,
         limit_bytes=QUOTA_BYTES,
         free_bytes=free_bytes,
-        alarms=list(status.alarms),
+        alarms=[alarm for alarm in status.alarms if NO_LEADER not in alarm],
         members=[_member(member, status) for member in members],
     )
 
