@@ -265,8 +265,8 @@ class SimProbe:
 class SimIdentity(NodeIdentity):
     """Who a node is, without certificates."""
 
-    def __init__(self, node_id: str, cluster_id: str) -> None:
-        self._simulated = Identity(node_id=node_id, role=Role.WORKER, cluster_id=cluster_id)
+    def __init__(self, node_id: str, cluster_id: str, role: Role) -> None:
+        self._simulated = Identity(node_id=node_id, role=role, cluster_id=cluster_id, expires_at=1 << 62)
 
     @property
     def credentials(self) -> Credentials:
@@ -299,7 +299,7 @@ class _WatchedAgent(Agent):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a machine stands. Attributes: hostname, underlay: its own; cluster_id: its swarm's."""
+    """Where a machine stands. Attributes: cluster_id: its swarm's; role: what its certificate says."""
 
     loop: SimLoop
     network: Network
@@ -307,6 +307,7 @@ class Site:
     dice: random.Random
     cluster_id: str
     images: Sequence[str]
+    role: Role = Role.WORKER
 
 
 class Machine:
@@ -367,7 +368,7 @@ class Machine:
         agent = _WatchedAgent(self, facts, ports, memory)
         agent.load()
         self.session = AgentSession(
-            SimIdentity(self.node_id, self._site.cluster_id),
+            SimIdentity(self.node_id, self._site.cluster_id, self._site.role),
             [MANAGER_ADDRESS],
             agent,
             SessionPorts(

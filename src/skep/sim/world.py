@@ -355,7 +355,8 @@ class World:
     def _introduce(self, node_id: str) -> Machine:
         number = self._n_machines
         self._n_machines += 1
-        site = Site(self.loop, self.network, self, self._machine_dice, self._cluster_id, IMAGES)
+        role = Role.MANAGER if node_id == self.manager.ground.node_id else Role.WORKER
+        site = Site(self.loop, self.network, self, self._machine_dice, self._cluster_id, IMAGES, role)
         machine = Machine(site, node_id, f"m{number}", f"192.0.2.{1 + number % 250}")
         self.machines.append(machine)
         machine.start()
@@ -393,8 +394,9 @@ class World:
         self.rest_ns = self.loop.now - healed_at
         for complaint in convergence.unrest(self.stored, self.manager.ground.clock.now()):
             self.failed(complaint)
-        if self.manager.daemon is not None:
-            for complaint in convergence.ledger_complaints(self.manager.daemon.leader._ledger, self.stored):
+        daemon = self.manager.daemon
+        if daemon is not None and daemon.control is not None:  # It may have been started this very moment.
+            for complaint in convergence.ledger_complaints(daemon.leader._ledger, self.stored):
                 self.failed(complaint)
 
     def _check_numbers(self) -> None:
