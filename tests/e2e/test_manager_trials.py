@@ -30,6 +30,7 @@ from skep.lab.layout import NodeLayout
 
 N_ROUNDS = int(os.environ.get("SKEP_MANAGER_ROUNDS", "200"))
 WRITES_PER_S = float(os.environ.get("SKEP_MANAGER_WRITES", "200"))
+FAULTS = os.environ.get("SKEP_MANAGER_FAULTS", ",".join(manager_faults.KINDS)).split(",")
 SEED = int(os.environ.get("SKEP_MANAGER_SEED", "1"))
 N_MANAGERS, N_NODES = 3, 5
 MESH_PER_S = 20.0
@@ -172,7 +173,7 @@ class Trial:
         leader = self.leader()
         others = [node for node in self.managers if node is not leader and node.name != leader.name]
         victim = leader if self.dice.random() < 0.5 else self.dice.choice(others)
-        kind = self.dice.choice(manager_faults.KINDS)
+        kind = self.dice.choice(FAULTS)
         round_ = Round(number, kind, victim.name, victim.name == leader.name)
         rest = [node for node in self.managers if node.name != victim.name]
         length_s = self.dice.uniform(2, 4)
