@@ -79,9 +79,10 @@ class Council:
         """Let a manager in, as a member without a vote.
 
         Raises:
-            Forbidden: It is to be no manager. Unavailable: Not at present, or etcd is missing here.
+            Forbidden: It is to be no manager. Unavailable, NoQuorum: Not at present, or etcd is missing here.
         """
-        node = self.writes.view.nodes.get(identity.node_id)
+        node_id = identity.node_id
+        node = self.writes.view.nodes.get(node_id)
         if node is None:
             raise Unavailable("this manager does not know the node yet; try again")
         if node.spec.role != Role.MANAGER:
@@ -89,15 +90,17 @@ class Council:
         async with self._changing:
             await self.home.widen()
             members = self._members()
+            status = ManagerStatus(addr=request.control_addr)  # The other managers let it in by that, too.
+            await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, node_id, status)])
             try:
-                added = await self._add(members, identity.node_id, request)
+                added = await self._add(members, node_id, request)
                 found = await members.members()
             except StoreUnavailable as error:
                 raise Unavailable(NOT_NOW.format(error=error)) from error
-        log.info("a manager is let in", node=identity.node_id, peer=request.peer_url)
+        log.info("a manager is let in", node=node_id, peer=request.peer_url)
         return Entry(
-            initial={member.name or identity.node_id: member.peer_url for member in found if member.name}
-            | {identity.node_id: request.peer_url},
+            initial={member.name or node_id: member.peer_url for member in found if member.name}
+            | {node_id: request.peer_url},
             base=self.home.member.base,
             data_key=self.data_key,
             is_new=not added.name,
@@ -124,10 +127,8 @@ class Council:
         """Give a manager its vote; returns once it counts.
 
         Raises:
-            Unavailable: It was not let in, or has not caught up yet. NoQuorum: Nothing can be changed at present.
+            Unavailable: It was not let in, or has not caught up yet.
         """
-        status = ManagerStatus(addr=request.control_addr)
-        await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, identity.node_id, status)])
         members = self._members()
         try:
             found = next((each for each in await members.members() if each.peer_url == request.peer_url), None)

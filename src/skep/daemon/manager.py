@@ -17,16 +17,17 @@ from skep.core.quorum import Voter
 from skep.daemon import store_status, stores
 from skep.daemon.config import split_address
 from skep.daemon.council import Council
+from skep.daemon.etcd_roots import EtcdRoots
 from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
 from skep.daemon.own_certificate import renew_ended
+from skep.daemon.peers import PeerDoor
 from skep.daemon.store_switch import MoveUncertain, StoreSwitch
 from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
 from skep.edge.control import ControlListener
 from skep.edge.control_client import HttpControlPort
-from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
@@ -55,7 +56,6 @@ from skep.ports.clock import Clock, Dice
 from skep.store.changes import Change
 
 CONTROL_PORT = 2377
-ETCD_START_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,6 @@ class ManagerParts:
         self._means = means
         self._places = places
         self._supervisor = Supervisor()
-        self._etcd: EtcdMember | None = None
         self._opened: OpenStore | None = None
         self._replica: Replica | None = None
         self._reign: Reign | None = None
@@ -167,8 +166,8 @@ class ManagerParts:
 
     def refresh(self) -> None:
         """Take renewed credentials into use."""
-        if self._etcd is not None:
-            self._etcd.refresh()
+        if self._opened is not None and self._opened.member is not None:
+            self._opened.member.refresh()
 
     async def widen(self) -> None:
         """Move the state from SQLite to etcd, where other managers can keep it too; nothing if it is there.
@@ -181,6 +180,7 @@ class ManagerParts:
             return
         moving = asyncio.ensure_future(self._move(opened, replica))
         await asyncio.shield(moving)  # Whoever asked for it may have gone away.
+        self._guard_peers(replica)
         await reign.change(self.opened.candidate, self._leader.renew)
 
     async def _move(self, opened: OpenStore, replica: Replica) -> None:
@@ -191,21 +191,7 @@ class ManagerParts:
         except MoveUncertain as error:
             self._hooks.fatal(error)
             raise Unavailable(f"{error}; try again in a moment") from error
-        self._etcd = self._opened.member
         self._hooks.moved(self.member)
-
-    async def _open_store(self) -> OpenStore:
-        """Raises: StoreError."""
-        places, member = self._places, self.member
-        if member.etcd is None:
-            await stores.forget_etcd(places, member, lambda: self._identity.credentials)
-            return await stores.open_sqlite(places, member)
-        stores.forget_sqlite(places)
-        if self._etcd is None:
-            self._etcd = stores.new_member(places, member, member.etcd, lambda: self._identity.credentials)
-            await self._etcd.start()
-        await self._etcd.wait_ready(ETCD_START_S)
-        return await stores.open_etcd(member, self._etcd, self._means.dice.fraction)
 
     async def start(self, secret: bytes = b"") -> None:
         """Open everything; returns when the control port listens.
@@ -217,7 +203,8 @@ class ManagerParts:
         """
         clock, dice = self._means.clock, self._means.dice
         swarm_dir = self._places.swarm_dir
-        self._opened = await self._open_store()
+        opened = await stores.open_store(self._places, self.member, lambda: self._identity.credentials, dice.fraction)
+        self._opened = opened
         replica = self._replica = Replica(self._opened.store, clock, is_shared=self._opened.is_shared)
         await replica.open()
         cluster = replica.view.cluster
@@ -291,7 +278,15 @@ class ManagerParts:
         self._supervisor.keep("decisions", reign.run)
         self._supervisor.keep("standing", standing.run)
         self._supervisor.keep("managers", council.tend)
+        self._supervisor.keep("etcd's roots", EtcdRoots(lambda: self.opened, clock).run)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
+        if self._opened.is_shared:
+            self._guard_peers(replica)
+
+    def _guard_peers(self, replica: Replica) -> None:
+        door = PeerDoor(lambda: replica.view, split_address(self.member.control_addr, CONTROL_PORT)[0])
+        replica.observers.append(door.observe)
+        self._supervisor.keep("peers", door.run)
 
     async def _cluster_status(self) -> ClusterStatus:
         view = self.control.view
@@ -310,8 +305,6 @@ class ManagerParts:
             await self._replica.close()
         if self._opened is not None:
             await self._opened.close()
-        elif self._etcd is not None:
-            await self._etcd.detach()
 
 
 def peer_url_of(host: str) -> str:

@@ -14,7 +14,7 @@ import structlog
 
 from skep.agent.identity import NodeIdentity
 from skep.daemon import membership as memberships
-from skep.daemon import stores
+from skep.daemon import peers, stores
 from skep.daemon.config import CONTROL_PORT, split_address
 from skep.daemon.manager import Hooks, ManagerParts, Means, peer_url_of
 from skep.daemon.membership import EtcdPlace, Membership
@@ -175,7 +175,9 @@ class Entrance:
 
 async def clear(places: StorePlaces, member: Membership, identity: NodeIdentity) -> None:
     """Remove what a manager kept; nothing where nothing is."""
-    await stores.forget_etcd(places, member, lambda: identity.credentials)
+    if places.etcd_dir.exists():
+        await stores.forget_etcd(places, member, lambda: identity.credentials)
+        await peers.open_port()
     for leftover in places.swarm_dir.glob(f"{stores.STORE_FILE}*"):
         leftover.unlink()
     keyfile.forget_data_key(places.swarm_dir)
