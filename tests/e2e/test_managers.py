@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -153,3 +154,47 @@ def test_without_a_quorum_one_manager_begins_anew(lab: Lab) -> None:
     wait_until(lambda: found(lab)["node2"] == ("Ready", ""), "node2 did not come back as a worker")
     state = json.loads((lab.layout.node("node2").data_dir / "swarm" / "membership.json").read_text())
     assert state["role"] == "worker"
+
+
+@pytest.mark.soak
+def test_a_newcomers_key_is_locked_as_the_others_are(lab: Lab) -> None:
+    printed = lab.docker("swarm", "init", "--autolock", "--advertise-addr", "192.168.77.1")
+    words = re.search(r"SWMKEY-1-\S+", printed)
+    assert words
+    assert lab.docker_process("secret", "create", "word", "-", stdin=b"open sesame").returncode == 0
+    join(lab, "node2", "manager")
+    swarm_dir = lab.layout.node("node2").data_dir / "swarm"
+    wait_until((swarm_dir / "data-key.locked").exists, "node2 did not lock its key")
+    assert not (swarm_dir / "data-key").exists()
+    kill_manager(lab, "node2")
+    wait_until(lambda: state(lab, "node2") == "locked", "node2 is not locked")
+    assert lab.docker_process("swarm", "unlock", stdin=words[0].encode() + b"\n", node="node2").returncode == 0
+    wait_until(lambda: lab.docker_process("node", "ls", node="node2").returncode == 0, "node2 was not unlocked")
+    wait_until(lambda: "Leader" in managers(lab, "node2").values(), "nobody leads")
+    lab.docker("swarm", "update", "--autolock=false", node="node2")
+    wait_until((swarm_dir / "data-key").exists, "node2 did not unlock its key")
+
+
+@pytest.mark.soak
+def test_all_managers_return_after_their_machines_were_off(lab: Lab) -> None:
+    lab.docker("swarm", "init", "--advertise-addr", "192.168.77.1")
+    join(lab, "node2", "manager")
+    join(lab, "node3", "manager")
+    lab.docker(*RUN, "s", "--replicas", "2", *PROGRAM)
+    for node in lab.nodes:
+        nodes.kill_node(lab.layout, node)
+    first, second, _ = lab.nodes
+    nodes.boot_node(lab.layout, first)
+    why = refused(lab, "service", "ls")  # Alone it knows nothing for sure.
+    assert "does not take part yet" in why
+    nodes.boot_node(lab.layout, second)
+    wait_until(lambda: lab.docker_process("node", "ls").returncode == 0, "two of three did not make a quorum", 60)
+    wait_running(lab, "s", 2, deadline_s=60)
+    wait_until(lambda: found(lab)["node3"] == ("Down", "Unreachable"), "node3 is not shown as lost", 60)
+    assert lab.docker("node", "demote", "node3") == "Manager node3 demoted in the swarm.\n"
+    wait_until(lambda: lab.docker_process("node", "rm", "node3").returncode == 0, "node3 could not be removed")
+    assert set(managers(lab)) == {"node1", "node2"}
+
+
+def state(lab: Lab, node: str) -> str:
+    return lab.docker("info", "--format", "{{.Swarm.LocalNodeState}}", node=node, check=False).strip()
