@@ -87,7 +87,9 @@ def test_then_the_next_root_is_the_only_one_and_tokens_carry_its_digest(rotating
     cluster = state.cluster
     assert isinstance(cluster, Cluster)
     assert cluster.authority == Authority(
-        certificate_pem=rotating.rotation.certificate_pem, sealed_key=rotating.rotation.sealed_key
+        certificate_pem=rotating.rotation.certificate_pem,
+        sealed_key=rotating.rotation.sealed_key,
+        bridge_pem=rotating.rotation.cross_signed_pem,
     )
     for token in (cluster.join_tokens.worker, cluster.join_tokens.manager):
         JoinToken.parse(token).check_root(rotating.rotation.certificate_pem)

@@ -73,7 +73,7 @@ def reconcile(view: View, random_bytes: Callable[[int], bytes]) -> Plan:
 def _finished(cluster: Cluster, rotation: RootRotation, random_bytes: Callable[[int], bytes]) -> Cluster:
     root = rotation.certificate_pem
     tokens = JoinTokens(worker=str(new_token(root, random_bytes)), manager=str(new_token(root, random_bytes)))
-    settled = Authority(certificate_pem=root, sealed_key=rotation.sealed_key)
+    settled = Authority(certificate_pem=root, sealed_key=rotation.sealed_key, bridge_pem=rotation.cross_signed_pem)
     return msgspec.structs.replace(cluster, authority=settled, join_tokens=tokens)
 
 

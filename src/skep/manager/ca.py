@@ -87,11 +87,11 @@ class CertificateAuthority:
         """Take up a root and its key.
 
         Args:
-            present: The cluster's authority if the root follows it; None if the root is the present one.
+            present: The cluster's authority, of which it is the present or the next root; None for a root alone.
         """
         self._root = root
         self._key = key
-        self._between = present.rotation.cross_signed_pem if present is not None and present.rotation else ""
+        self._between = _bridge(present)
         self.root_pem = present.certificate_pem if present is not None else _pem(root)
         self.trusted_pem = trust.roots(present) if present is not None else self.root_pem
 
@@ -120,10 +120,9 @@ class CertificateAuthority:
         Raises:
             Unauthenticated: The key cannot be opened, or the certificate is none.
         """
-        if authority.rotation is None:
-            return cls.open_present(authority, seal)
-        key = _opened(authority.rotation.sealed_key, seal)
-        return cls(certificates.load_certificate(authority.rotation.certificate_pem), key, authority)
+        issuing = authority.rotation or authority
+        root = certificates.load_certificate(issuing.certificate_pem)
+        return cls(root, _opened(issuing.sealed_key, seal), authority)
 
     @classmethod
     def open_present(cls, authority: Authority, seal: Sealer) -> "CertificateAuthority":
@@ -250,6 +249,13 @@ def _key_id(root: x509.Certificate) -> x509.SubjectKeyIdentifier:
         return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
         return x509.SubjectKeyIdentifier.from_public_key(root.public_key())
+
+
+def _bridge(authority: Authority | None) -> str:
+    """What leads from the root that issues to the one before it; empty if there was none."""
+    if authority is None:
+        return ""
+    return authority.rotation.cross_signed_pem if authority.rotation is not None else authority.bridge_pem
 
 
 def _opened(sealed: Sealed, seal: Sealer) -> SigningKey:

@@ -4,6 +4,7 @@ Edge: a process, files with the node's credentials, the gateway. etcd reads cert
 so a renewed certificate needs a new file and nothing else; only another root needs a restart.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from skep.model.identity import MANAGER_NAME, Credentials
 from skep.ports.store import StoreUnavailable
 
 START_S = 30.0
+LOADED_ROOT = "root.loaded.pem"
 PING_S = 1.0
 
 
@@ -40,7 +42,7 @@ class EtcdMember:
         self.target = Target([settings.client_url], context, MANAGER_NAME, patience or Patience())
         self._gateway = Gateway(self.target)
         program = Program("etcd", command(settings), settings.run_dir, self._answers, {"PATH": os.defpath})
-        self._process = KeptProcess(program, limits)
+        self._process = KeptProcess(dataclasses.replace(program, prepare=self._note_roots), limits)
 
     @property
     def pid(self) -> int:
@@ -76,6 +78,20 @@ class EtcdMember:
         held = self._credentials()
         for name, text in ((ROOT, held.root), (KEY, held.key), (CERTIFICATE, held.certificate)):
             _replace(self._settings.run_dir / name, text)
+
+    @property
+    def has_other_roots(self) -> bool:
+        """Whether it was started with other roots than those in force; it reads them only then."""
+        loaded = self._settings.run_dir / LOADED_ROOT
+        return not loaded.exists() or loaded.read_text() != self._credentials().root
+
+    async def restart(self) -> None:
+        """End it gracefully and start it anew; it is away for about a second."""
+        await self._process.close()
+        await self._process.start()
+
+    async def _note_roots(self) -> None:
+        _replace(self._settings.run_dir / LOADED_ROOT, (self._settings.run_dir / ROOT).read_text())
 
     async def detach(self) -> None:
         """Leave it running for the next daemon."""
