@@ -145,6 +145,22 @@ async def test_info_of_a_manager(api: Api) -> None:
     assert "two-manager" in info["Warnings"][0]
 
 
+async def test_without_a_quorum_every_read_of_the_swarm_says_that_it_may_be_old(api: Api) -> None:
+    await api.init()
+    reads = ("/nodes", "/services", "/tasks", "/networks", "/secrets", "/configs", "/swarm", "/info")
+    for path in reads:
+        assert "Skep-Stale" not in (await api.ask("GET", path)).headers
+    api.swarm.is_stale = True
+    for path in reads:
+        assert (await api.ask("GET", path)).headers["Skep-Stale"] == "true"
+    assert (await api.ask("GET", "/services/nowhere")).headers["Skep-Stale"] == "true"
+    assert "Skep-Stale" not in (await api.ask("GET", "/_ping")).headers
+    assert "Skep-Stale" not in (await api.ask("POST", "/secrets/create", {"Name": "s", "Data": ""})).headers
+    info = await api.get("/info")
+    assert "out of date" in info["Warnings"][0]
+    assert info["Swarm"]["Error"].startswith("The swarm does not have a leader.")
+
+
 # --- /nodes ------------------------------------------------------------
 
 

@@ -87,6 +87,7 @@ class FakeControl:
         self.clock = clock
         self.logs: list[LogEntry] = []
         self.registry_auth = ""
+        self.is_stale = False
         self.watched = asyncio.Event()
         self._watchers: set[asyncio.Queue[Batch]] = set()
         self._number = 0

@@ -98,6 +98,11 @@ class Control(Protocol):
         ...
 
     @property
+    def is_stale(self) -> bool:
+        """Whether the view may be out of date: too few managers answer."""
+        ...
+
+    @property
     def tls_info(self) -> TLSInfo: ...
 
     def watch(self) -> AsyncIterator[Batch]:

@@ -6,7 +6,7 @@ limits, spelling and headers are the same everywhere.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -30,6 +30,8 @@ BODY_LIMIT: Final = 2_097_152
 """Enough for any spec: one object may not be larger than a store's transaction, 1.5 MB."""
 BODY_IDLE_S: Final = 5.0
 UNLIMITED: Final = 0
+STALE: Final = "Skep-Stale"
+"""A header of answers that may be out of date, because too few managers answer; its value is `true`."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
@@ -66,7 +68,7 @@ class Call:
     params: Mapping[str, str]
     version: versions.Version
     route: "Route"
-    headers: Mapping[str, str]
+    headers: MutableMapping[str, str]
 
     @property
     def node(self) -> LocalNode:
@@ -74,12 +76,15 @@ class Call:
 
     @property
     def control(self) -> Control:
-        """The swarm's operations.
+        """The swarm's operations. An answer that reads from them says so where they may be out of date.
 
         Raises:
             NotManager: In Docker's words.
         """
-        return self.backend.node.control()
+        control = self.backend.node.control()
+        if control.is_stale and not self.route.changes:
+            self.headers[STALE] = "true"
+        return control
 
     def text(self, name: str, default: str = "") -> str:
         """A query parameter."""

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -174,7 +174,7 @@ class ApiServer:
         return response
 
     async def _answer(
-        self, request: web.BaseRequest, connection: Connection, headers: Mapping[str, str]
+        self, request: web.BaseRequest, connection: Connection, headers: MutableMapping[str, str]
     ) -> web.StreamResponse:
         if "Origin" in request.headers:
             raise Forbidden("requests made by web pages are not answered here")

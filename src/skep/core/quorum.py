@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+NO_LEADER: Final = (
+    "The swarm does not have a leader. It's possible that too few managers are online. "
+    "Make sure more than half of the managers are online."
+)
 LAST_DEMOTED: Final = "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
 QUORUM_LOST: Final = (
     "rpc error: code = FailedPrecondition desc = can't remove member from the raft: "

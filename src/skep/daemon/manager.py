@@ -254,6 +254,7 @@ class ManagerParts:
                 min_certificate_life=self._means.min_certificate_life,
                 logs=TaskLogs(reception.open_stream, clock),
                 open_engine=reception.open_engine,
+                is_stale=lambda: standing.is_stale,
                 voters=self.voters,
                 check_widening=self._places.check_program,
                 save_backup=Backups(replica, clock, self.member.node_id, secret).save,

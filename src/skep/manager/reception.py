@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import structlog
 
+from skep.core.quorum import NO_LEADER
 from skep.manager.relay import Relay, serve_relay
 from skep.manager.replica import Replica
 from skep.manager.sessions import Sessions, send_refusal
-from skep.manager.standing import LOOK_AGAIN, NO_LEADER, PATIENCE, Standing
+from skep.manager.standing import LOOK_AGAIN, PATIENCE, Standing
 from skep.model.identity import Identity
 from skep.model.node import Role
 from skep.model.session import LogRequest, ManagerAddress, Refused, StreamData

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from skep.core.quorum import NO_LEADER
 from skep.lib.durations import MILLISECOND, SECOND
 from skep.manager.sessions import manager_addresses
 from skep.model.base import Nanoseconds
@@ -26,11 +27,6 @@ LIMIT_S: Final = 1.5
 PATIENCE: Final[Nanoseconds] = 3 * SECOND
 """So long someone is kept waiting where nobody leads yet: soon somebody will."""
 LOOK_AGAIN: Final[Nanoseconds] = 100 * MILLISECOND
-NO_LEADER: Final = (
-    "The swarm does not have a leader. It's possible that too few managers are online. "
-    "Make sure more than half of the managers are online."
-)
-"""Docker's sentence. Source: moby daemon/cluster/errors.go."""
 
 
 class Standing:

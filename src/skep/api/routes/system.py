@@ -17,11 +17,16 @@ from skep.api.authorize import EVERYONE, SWARM
 from skep.api.backend import Control
 from skep.api.call import Call, Route
 from skep.api.wire import Document
+from skep.core.quorum import NO_LEADER
 from skep.lib.timestamps import format_rfc3339
 from skep.model.errors import NotManager, SkepError, Unavailable
 from skep.model.node import Role
 from skep.ports.runtime import EngineFacts, RuntimeFailure
 
+OUT_OF_DATE: Final = (
+    "WARNING: more than half of the managers cannot be reached from this one; "
+    "what it shows of the swarm may be out of date, and nothing can be changed"
+)
 _FROM_ENGINE: Final = (
     "Containers",
     "ContainersRunning",
@@ -209,6 +214,7 @@ def _swarm(call: Call) -> Document:
     control = _control(call)
     if control is not None:
         nodes = control.view.nodes
+        section["Error"] = section["Error"] or (NO_LEADER if control.is_stale else "")
         section["Nodes"] = len(nodes)
         section["Managers"] = sum(node.role == Role.MANAGER for node in nodes.values())
         section["Cluster"] = documents.cluster(control.cluster(), control.tls_info)
@@ -222,6 +228,8 @@ def _warnings(call: Call, problems: Sequence[str]) -> Sequence[str]:
         managers = sum(node.role == Role.MANAGER for node in control.view.nodes.values())
         if managers == 2:
             found.append(TWO_MANAGERS)
+        if control.is_stale:
+            found.append(OUT_OF_DATE)
     return found
 
 

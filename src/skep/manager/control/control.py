@@ -72,6 +72,7 @@ class Surroundings:
         tls_info: What the API says of the swarm's trust, as of now.
         sealer: Under the cluster's data key.
         open_engine: Connects to a node's container engine; see `manager.sessions`.
+        is_stale: Whether the store has not answered for a while.
         certify: Signs an operator's certificate.
         min_certificate_life: The shortest a node's may be made.
         voters: Whose vote counts among the managers; see `core.quorum`. None for the managers the state tells of.
@@ -86,6 +87,7 @@ class Surroundings:
     sealer: Sealer
     logs: LogSource
     open_engine: Callable[[str], ByteStream] = no_engine
+    is_stale: Callable[[], bool] = lambda: False
     certify: operators.Certify = no_authority
     min_certificate_life: Nanoseconds = MIN_CERTIFICATE_LIFE
     save_backup: Callable[[str], AsyncIterator[bytes]] = no_backup
@@ -124,6 +126,10 @@ class SwarmControl:
     @property
     def tls_info(self) -> TLSInfo:
         return self._surroundings.tls_info()
+
+    @property
+    def is_stale(self) -> bool:
+        return self._surroundings.is_stale()
 
     def watch(self) -> Subscription:
         return self._replica.watch()
