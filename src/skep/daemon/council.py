@@ -48,6 +48,10 @@ class Home(Protocol):
     @property
     def is_leading(self) -> bool: ...
 
+    async def stand(self, *, is_wanted: bool) -> None:
+        """Stand for leader, or resign and stand no more; nothing if it is so."""
+        ...
+
     async def widen(self) -> None:
         """Move the state to where several managers can keep it; nothing if it is there."""
         ...
@@ -168,6 +172,7 @@ class Council:
         own = self.home.member.node_id
         try:
             if quorum.can_remove(await self.voters(), own):
+                await members.hand_over()
                 for member in await members.members():
                     if member.name == own:
                         await members.remove(member.id)
@@ -175,11 +180,20 @@ class Council:
             log.warning("this manager stays a member of the store: demote its node elsewhere", reason=str(error))
 
     async def tend(self) -> None:
-        """While this manager leads, take out whoever is to be no manager; until cancelled."""
+        """While this manager leads, take out whoever is to be no manager; until cancelled.
+
+        One that is itself to be none leaves that to another, which leads at once.
+        """
         while True:
-            if self.home.is_leading and self.home.opened.members is not None:
+            members = self.home.opened.members
+            if members is not None:
+                is_wanted = _is_wanted(self.writes.view, self.home.member.node_id)
+                await self.home.stand(is_wanted=is_wanted)
                 try:
-                    await self._tidy(self.home.opened.members)
+                    if not is_wanted:
+                        await members.hand_over()
+                    elif self.home.is_leading:
+                        await self._tidy(members)
                 except (StoreUnavailable, SkepError) as error:
                     log.info("the managers are not as they should be yet", reason=str(error))
             self._changed.clear()
@@ -191,10 +205,9 @@ class Council:
         """Raises: StoreUnavailable, SkepError."""
         view = self.writes.view
         async with self._changing:
-            found = await members.members()
-            leaving = [member for member in found if member.name and not _is_wanted(view, member.name)]
-            leaving.sort(key=lambda member: member.name == self.home.member.node_id)  # Itself last.
-            for member in leaving:
+            for member in await members.members():
+                if not member.name or _is_wanted(view, member.name):
+                    continue
                 if member.is_learner or quorum.can_remove(await self.voters(), member.name):
                     await members.remove(member.id)
                     log.info("a manager is taken out", node=member.name)

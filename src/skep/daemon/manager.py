@@ -18,7 +18,6 @@ from skep.daemon import store_status, stores
 from skep.daemon.config import split_address
 from skep.daemon.council import Council
 from skep.daemon.etcd_roots import EtcdRoots
-from skep.daemon.etcd_roots import EtcdRoots
 from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
 from skep.daemon.own_certificate import renew_ended
@@ -28,7 +27,7 @@ from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
 from skep.edge import keyfile
 from skep.edge.control import ControlListener
-from skep.edge.control_client import HttpControlPort
+from skep.edge.control_client import HttpControlPort, is_refused
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
 from skep.lib.ids import new_id
@@ -48,6 +47,7 @@ from skep.manager.seal import DataKey, Seal
 from skep.manager.sessions import Sessions
 from skep.manager.shelf import Shelf
 from skep.manager.standing import Standing
+from skep.manager.vigil import Vigil
 from skep.model.base import Nanoseconds
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
@@ -115,6 +115,8 @@ class ManagerParts:
         self._means = means
         self._places = places
         self._supervisor = Supervisor()
+        self._reigning = Supervisor()
+        self._is_standing = False
         self._opened: OpenStore | None = None
         self._replica: Replica | None = None
         self._reign: Reign | None = None
@@ -169,6 +171,16 @@ class ManagerParts:
         """Take renewed credentials into use."""
         if self._opened is not None and self._opened.member is not None:
             self._opened.member.refresh()
+
+    async def stand(self, *, is_wanted: bool) -> None:
+        """Stand for leader, or resign and stand no more, as one that was demoted; nothing if it is so."""
+        if self._reign is None or is_wanted == self._is_standing:
+            return
+        self._is_standing = is_wanted
+        if is_wanted:
+            self._reigning.keep("decisions", self._reign.run)
+        else:
+            await self._reigning.close()
 
     async def widen(self) -> None:
         """Move the state from SQLite to etcd, where other managers can keep it too; nothing if it is there.
@@ -277,10 +289,11 @@ class ManagerParts:
         self._listener = ControlListener(gate, lambda: self._identity.credentials, self.member.cluster_id)
         host, port = split_address(self.member.listen_addr, CONTROL_PORT)
         await self._listener.start(host, port)
-        self._supervisor.keep("decisions", reign.run)
+        await self.stand(is_wanted=True)
         self._supervisor.keep("standing", standing.run)
+        vigil = Vigil(standing, lambda: reign.candidate, lambda: replica.view, clock, is_refused)
+        self._supervisor.keep("vigil", vigil.run)
         self._supervisor.keep("managers", council.tend)
-        self._supervisor.keep("etcd's roots", EtcdRoots(lambda: self.opened, clock).run)
         self._supervisor.keep("etcd's roots", EtcdRoots(lambda: self.opened, clock).run)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
         if self._opened.is_shared:
@@ -303,6 +316,7 @@ class ManagerParts:
             self._reception.close()
         if self._listener is not None:
             await self._listener.close()
+        await self._reigning.close()
         await self._supervisor.close()
         if self._replica is not None:
             await self._replica.close()

@@ -22,6 +22,7 @@ LIST: Final = "/v3/cluster/member/list"
 ADD: Final = "/v3/cluster/member/add"
 PROMOTE: Final = "/v3/cluster/member/promote"
 REMOVE: Final = "/v3/cluster/member/remove"
+TRANSFER: Final = "/v3/maintenance/transfer-leadership"
 STATUS: Final = "/v3/maintenance/status"
 CHANGE_S: Final = 15.0
 """etcd changes its members only while all have been connected for five seconds, and takes up to seven for it."""
@@ -131,6 +132,20 @@ class Membership:
         except MemberRefused:
             if any(member.id == member_id for member in await self.members()):
                 raise
+
+    async def hand_over(self) -> None:
+        """Have another member lead etcd, if the nearest one does; so taking that one out interrupts nothing.
+
+        Raises:
+            MemberRefused, StoreUnavailable: There is none, or it will not.
+        """
+        status = await self.status()
+        if status.leader_id != status.id:
+            return
+        for member in await self.members():
+            if member.id != status.id and not member.is_learner and member.id in status.reachable:
+                await self._ask(TRANSFER, wire.Transfer(targetID=member.id), wire.Nothing)
+                return
 
     async def status(self) -> MemberStatus:
         """How the nearest endpoint's member fares; works without a quorum, too.

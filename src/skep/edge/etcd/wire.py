@@ -161,6 +161,12 @@ class MemberFields(Struct, frozen=True, omit_defaults=True):
     isLearner: bool = False
 
 
+class Transfer(Struct, frozen=True):
+    """A request to make another member etcd's own leader."""
+
+    targetID: int
+
+
 class MemberList(Struct, frozen=True):
     header: Header = Header()
     members: list[MemberFields] = []
