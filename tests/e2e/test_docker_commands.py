@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from tests.e2e import service_options
 from tests.e2e.conftest import Lab, make_lab, wait_until
+from tests.roots import a_root
+
+from skep.model.identity import JoinToken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
 
@@ -113,12 +116,44 @@ def test_managers_are_locked_and_the_key_is_rotated(lab: Lab) -> None:
     assert refused(lab, "swarm", "unlock-key") == "no unlock key is set"
 
 
-def test_the_authority_is_shown_and_not_rotated(lab: Lab) -> None:
+def test_the_authority_is_shown_and_rotated(lab: Lab, tmp_path: Path) -> None:
     root = lab.docker("swarm", "ca")
     assert root.startswith("-----BEGIN CERTIFICATE-----\n")
-    assert root.strip() == lab.api("GET", "/info")["Swarm"]["Cluster"]["TLSInfo"]["TrustRoot"].strip()
-    assert refused(lab, "swarm", "ca", "--rotate") == "rotating the root certificate is not possible yet"
-    assert lab.docker("swarm", "ca") == root
+    check_trust(lab, root)
+    token = lab.docker("swarm", "join-token", "-q", "worker").strip()
+    said = lab.docker("swarm", "ca", "--rotate")
+    second = lab.docker("swarm", "ca")
+    assert second != root
+    assert said.endswith(second)
+    check_trust(lab, second)
+    renewed = lab.docker("swarm", "join-token", "-q", "worker").strip()
+    JoinToken.parse(renewed).check_root(lab.api("GET", "/swarm")["TLSInfo"]["TrustRoot"])
+    assert renewed != token
+
+    certificate, key = a_root()
+    for name, text in (("ca.pem", certificate), ("key.pem", key), ("other.pem", a_root()[1])):
+        (tmp_path / name).write_text(text)
+    own = ("swarm", "ca", "--rotate", "--quiet", "--ca-cert", str(tmp_path / "ca.pem"))
+    assert "do not belong together" in refused(lab, *own, "--ca-key", str(tmp_path / "other.pem"))
+    lab.docker(*own, "--ca-key", str(tmp_path / "key.pem"), "--cert-expiry", "48h")
+    check_trust(lab, certificate)
+    assert lab.api("GET", "/swarm")["Spec"]["CAConfig"]["NodeCertExpiry"] == 48 * 3600 * 10**9
+    external = f"protocol=cfssl,url=https://127.0.0.1:8888,cacert={tmp_path / 'ca.pem'}"
+    assert "external certificate authorities are not possible" in refused(lab, *own, "--external-ca", external)
+
+    lab.docker("swarm", "ca", "--rotate", "--detach")
+    wait_until(lambda: not lab.api("GET", "/swarm")["RootRotationInProgress"], "the rotation does not end")
+    assert lab.docker("swarm", "ca") not in (root, second, certificate)
+    wait_until(lambda: lab.docker("node", "ls").count(" Ready ") == 2, "the nodes did not follow")
+
+
+def check_trust(lab: Lab, root: str) -> None:
+    """The swarm and each of its nodes trust a root, and the certificates are of it."""
+    swarm = lab.api("GET", "/swarm")
+    assert swarm["TLSInfo"]["TrustRoot"].strip() == root.strip()
+    assert swarm["RootRotationInProgress"] is False
+    assert lab.api("GET", "/info")["Swarm"]["Cluster"]["TLSInfo"] == swarm["TLSInfo"]
+    assert [node["Description"]["TLSInfo"] for node in lab.api("GET", "/nodes")] == [swarm["TLSInfo"]] * 2
 
 
 def test_what_a_node_says_of_itself(lab: Lab) -> None:
