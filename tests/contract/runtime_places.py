@@ -135,7 +135,7 @@ class PodmanPlace(ServicePlace[PodmanRuntime]):
     name, engine = "podman", PodmanRuntime
 
     def service_pids(self) -> Sequence[int]:
-        return [int((self.folder / "run/service.pid").read_text())]
+        return [int((self.folder / "run/podman.pid").read_text())]
 
 
 class DockerPlace(ServicePlace[DockerRuntime]):

@@ -366,9 +366,11 @@ async def test_containers_outlive_the_daemon(place: Place, runtime: Runtime) -> 
     container_id = await launch(runtime, config)
     pid = (await runtime.inspect(container_id)).pid
     await place.abandon(runtime)
+    serving = set(place.service_pids())
     fresh = place.open()
     await fresh.start()
     try:
+        assert set(place.service_pids()) == serving, "the engine's service is adopted as it is"
         found = await fresh.list_containers()
         assert [(each.id, each.name, each.pid, each.state) for each in found] == [
             (container_id, config.name, pid, ContainerState.RUNNING)

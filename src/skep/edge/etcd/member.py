@@ -4,7 +4,6 @@ Edge: a process, files with the node's credentials, the gateway. etcd reads cert
 so a renewed certificate needs a new file and nothing else; only another root needs a restart.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +40,16 @@ class EtcdMember:
         context = LiveContext(credentials, lambda held: client_context(held.root, held))
         self.target = Target([settings.client_url], context, MANAGER_NAME, patience or Patience())
         self._gateway = Gateway(self.target)
-        program = Program("etcd", command(settings), settings.run_dir, self._answers, {"PATH": os.defpath})
-        self._process = KeptProcess(dataclasses.replace(program, prepare=self._note_roots), limits)
+        program = Program(
+            name="etcd",
+            command=command(settings),
+            run_dir=settings.run_dir,
+            answers=self._answers,
+            mark=f"--data-dir={settings.data_dir}",
+            environment={"PATH": os.defpath},
+            prepare=self._note_roots,
+        )
+        self._process = KeptProcess(program, limits)
 
     @property
     def pid(self) -> int:
