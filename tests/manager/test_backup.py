@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import zlib
 from collections.abc import Sequence
 
 import msgspec
@@ -130,8 +131,16 @@ def test_a_newer_format_is_named_and_an_impossible_cost_refused() -> None:
     with pytest.raises(BackupTooNew, match=r"made by Skep 9\.9"):
         read(written([], a_head(format=2, skep="9.9")))
     huge = msgspec.structs.replace(CHEAP, n=1 << 40)
-    with pytest.raises(BackupDamaged, match="impossible key derivation"):
+    with pytest.raises(BackupDamaged, match="asks for the impossible"):
         BackupReader().feed(backup.encode_head(a_head(scrypt=huge)))
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_no_bytes_at_all_do_more_than_be_refused(head: bytes, rest: bytes) -> None:
+    crc = zlib.crc32(head)
+    for raw in (rest, backup.MAGIC + rest, backup.MAGIC + backup.number(len(head)) + head + backup.number(crc) + rest):
+        with pytest.raises((BackupDamaged, BackupTooNew)):
+            read(raw, pass_phrase=None)
 
 
 def test_another_file_is_no_backup() -> None:

@@ -122,8 +122,8 @@ def decode_head(text: bytes, crc: int) -> Head:
         raise BackupDamaged("the backup's head cannot be read; use another copy of it") from error
     scrypt = head.scrypt
     is_sound = scrypt.n > 1 and scrypt.n & (scrypt.n - 1) == 0 and scrypt.r > 0 and scrypt.p > 0
-    if not is_sound or scrypt.memory_bytes > MAX_SCRYPT_BYTES or scrypt.p > 16:
-        raise BackupDamaged("the backup's head asks for an impossible key derivation; use another copy of it")
+    if head.format < 1 or not is_sound or scrypt.memory_bytes > MAX_SCRYPT_BYTES or scrypt.p > 16:
+        raise BackupDamaged("the backup's head asks for the impossible; use another copy of it")
     return head
 
 
