@@ -59,6 +59,27 @@ class Membership(Record, frozen=True, kw_only=True):
     is_leaving: bool = False
 
 
+def promoted(member: Membership, listen_addr: str) -> Membership:
+    """A worker's membership once its certificate is a manager's; the others have still to let it in.
+
+    Args:
+        listen_addr: Where it listens if it was never told; others reach it at its underlay then.
+    """
+    port = listen_addr.rpartition(":")[2]
+    return msgspec.structs.replace(
+        member,
+        role=Role.MANAGER,
+        control_addr=member.control_addr or f"{member.underlay}:{port}",
+        listen_addr=member.listen_addr or listen_addr,
+        is_entering=True,
+    )
+
+
+def demoted(member: Membership) -> Membership:
+    """A manager's membership once its certificate is a worker's."""
+    return msgspec.structs.replace(member, role=Role.WORKER, etcd=None, base=0, is_entering=False)
+
+
 def membership_file(swarm_dir: Path) -> Path:
     return swarm_dir / "membership.json"
 

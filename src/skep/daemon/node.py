@@ -16,37 +16,32 @@ import msgspec
 import structlog
 
 from skep.agent.attachments import Attachments
-from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
+from skep.agent.identity import NodeIdentity
 from skep.api.backend import Control, InitRequest, JoinRequest, LocalState, RestoreRequest
-from skep.core import identity as certificates
 from skep.core import quorum, recovery
 from skep.core.recovery import Survivor
 from skep.daemon import advertise, rejoin
 from skep.daemon import membership as memberships
-from skep.daemon.config import CONTROL_PORT, DaemonConfig, split_address
-from skep.daemon.manager import Hooks, ManagerParts, Means, make_state, open_seal
+from skep.daemon.config import DaemonConfig
+from skep.daemon.founding import found, founding_member
+from skep.daemon.joining import join
+from skep.daemon.manager import Hooks, ManagerParts, Means
 from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.restore import Place, restore
 from skep.daemon.seat import Seat, clear
 from skep.daemon.stores import StorePlaces, begin_alone
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
-from skep.edge.control_client import HttpControlPort
 from skep.edge.instance import engine_id
 from skep.edge.keyfile import KeyFileError, WrongUnlockKey
-from skep.lib.ids import new_id
-from skep.manager.ca import CertificateAuthority
-from skep.manager.control.cluster import UNLOCK_PURPOSE, Founding, first_objects, is_locking
-from skep.model.cluster import JoinTokens
-from skep.model.errors import Conflict, InvalidSpec, NotManager, SkepError, Unauthenticated, Unavailable
-from skep.model.identity import Credentials, Identity, JoinToken, new_token, new_unlock_key
-from skep.model.identity import JoinRequest as CertificateRequest
-from skep.model.node import Availability, Role
+from skep.model.errors import Conflict, NotManager, SkepError, Unauthenticated, Unavailable
+from skep.model.identity import Credentials
+from skep.model.node import Role
 from skep.model.session import ManagerAddress
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import EngineFacts, Runtime
 from skep.ports.store import StoreUnavailable
-from skep.ports.transport import Declined, TransportError
+from skep.ports.transport import TransportError
 
 log = structlog.get_logger(__name__)
 
@@ -173,9 +168,9 @@ class Node:
                 return
             log.info("this node's role has changed", role=identity.identity.role.value)
             if identity.identity.role == Role.MANAGER:
-                await self._take_seat(self._remember(promoted(member)), identity)
+                await self._take_seat(self._remember(memberships.promoted(member, advertise.listening(""))), identity)
                 return
-            member = self._remember(demoted(member))
+            member = self._remember(memberships.demoted(member))
             seat, self._seat, self._is_locked = self._seat, None, False
             if seat is not None:
                 await seat.close()
@@ -286,22 +281,10 @@ class Node:
             if request.force_new_cluster:
                 return await self._begin_alone()
             self._require_outside()
-            listen_addr = advertise.listening(request.listen_addr)
-            host, port = advertise.reachable(request.advertise_addr, split_address(listen_addr, CONTROL_PORT)[1])
-            node_id = new_id(self._means.dice.bytes)
-            member = Membership(
-                cluster_id=new_id(self._means.dice.bytes),
-                node_id=node_id,
-                role=Role.MANAGER,
-                underlay=advertise.underlay(request.data_path_addr, host),
-                control_addr=f"{host}:{port}",
-                listen_addr=listen_addr,
-                data_path_port=request.data_path_port or 4789,
-                managers=[ManagerAddress(node_id=node_id, addr=f"{host}:{port}")],
-            )
+            member = founding_member(request, self._means)
             try:
                 self._staging.mkdir(mode=0o700)
-                credentials = await self._found(request, member)
+                credentials = await found(Place(self._staging, self.hostname, self._means), request, member)
                 await self._settle(member, credentials)
             except BaseException:
                 await self._undo()
@@ -343,41 +326,6 @@ class Node:
         await manager.control.writes.transact(lambda view: recovery.sole_manager(view, survivor))
         return member.node_id
 
-    async def _found(self, request: InitRequest, member: Membership) -> Credentials:
-        """Make the authority, this node's certificate and the first objects."""
-        staging, clock = self._staging, self._means.clock
-        authority = CertificateAuthority.create(clock.now())
-        key_request = new_key_request()
-        holder = Identity(node_id=member.node_id, role=Role.MANAGER, cluster_id=member.cluster_id)
-        lifetime = request.spec.ca_config.node_cert_expiry
-        address = split_address(member.control_addr, CONTROL_PORT)[0]
-        issued = authority.issue(key_request.csr, holder, now=clock.now(), lifetime=lifetime, address=address)
-        seal = open_seal(staging)
-        unlock_key = new_unlock_key(self._means.dice.bytes) if is_locking(request.spec) else ""
-        founding = Founding(
-            cluster_id=member.cluster_id,
-            authority=authority.sealed(seal),
-            unlock_key=seal.seal(unlock_key.encode(), UNLOCK_PURPOSE) if unlock_key else None,
-            node_id=member.node_id,
-            hostname=self.hostname,
-            underlay=member.underlay,
-            control_addr=member.control_addr,
-            certificate_serial=certificates.identity_of_pem(issued.certificate).serial,
-            spec=request.spec,
-            availability=_availability(request.availability),
-            address_pools=tuple(request.default_addr_pool),
-            subnet_size=request.subnet_size,
-            data_path_port=request.data_path_port,
-            min_certificate_life=self._means.min_certificate_life,
-        )
-        tokens = JoinTokens(
-            worker=str(new_token(authority.root_pem, self._means.dice.bytes)),
-            manager=str(new_token(authority.root_pem, self._means.dice.bytes)),
-        )
-        changes = first_objects(founding, tokens, new_id(self._means.dice.bytes))
-        await make_state(staging, clock, changes)
-        return accept_issued(key_request, issued)
-
     async def join_swarm(self, request: JoinRequest) -> None:
         """Join a swarm as what the token says; returns once a manager has welcomed this node.
 
@@ -388,22 +336,7 @@ class Node:
         """
         async with self._changing:
             self._require_outside()
-            token = JoinToken.parse(request.join_token)
-            if not request.remote_addrs:
-                raise InvalidSpec("at least 1 RemoteAddr is required to join")
-            host, port = advertise.reachable(request.advertise_addr, CONTROL_PORT)
-            credentials, address = await self._ask_certificate(request, token)
-            identity = certificates.identity_of_pem(credentials.certificate)
-            member = Membership(
-                cluster_id=identity.cluster_id,
-                node_id=identity.node_id,
-                role=identity.role,
-                underlay=advertise.underlay(request.data_path_addr, host),
-                control_addr=f"{host}:{port}",
-                listen_addr=advertise.listening(request.listen_addr),
-                is_entering=identity.role == Role.MANAGER,
-                managers=[ManagerAddress(node_id="", addr=address)],
-            )
+            member, credentials = await join(request, has_etcd=self._places.has_program)
             try:
                 self._staging.mkdir(mode=0o700)
                 await self._settle(member, credentials)
@@ -435,33 +368,6 @@ class Node:
                 await self._undo()
                 raise
             return restored.member.node_id
-
-    async def _ask_certificate(self, request: JoinRequest, token: JoinToken) -> tuple[Credentials, str]:
-        port = HttpControlPort()
-        failures: list[str] = []
-        for text in request.remote_addrs:
-            host, number = split_address(text, CONTROL_PORT)
-            address = f"{host}:{number}"
-            try:
-                root_pem = await port.root(address)
-                token.check_root(root_pem)
-                key_request = new_key_request()
-                asked = CertificateRequest(
-                    token=str(token),
-                    csr=key_request.csr,
-                    availability=_availability(request.availability),
-                    has_etcd=self._places.has_program,
-                )
-                issued = await port.join(address, root_pem, asked)
-            except Declined as refusal:
-                if refusal.is_final:
-                    raise InvalidSpec(str(refusal)) from refusal
-                failures.append(str(refusal))
-            except TransportError as error:
-                failures.append(str(error))
-            else:
-                return accept_issued(key_request, issued), address
-        raise Unavailable("; ".join(failures))
 
     async def _settle(self, member: Membership, credentials: Credentials) -> None:
         """Keep what was got, all of it at once, and take part.
@@ -576,26 +482,3 @@ class Node:
     def _require_outside(self) -> None:
         if self._member is not None:
             raise NotManager(MEMBER)
-
-
-def promoted(member: Membership) -> Membership:
-    """A worker's membership once its certificate is a manager's; the others have still to let it in."""
-    return msgspec.structs.replace(
-        member,
-        role=Role.MANAGER,
-        control_addr=member.control_addr or f"{member.underlay}:{CONTROL_PORT}",
-        listen_addr=member.listen_addr or advertise.listening(""),
-        is_entering=True,
-    )
-
-
-def demoted(member: Membership) -> Membership:
-    """A manager's membership once its certificate is a worker's."""
-    return msgspec.structs.replace(member, role=Role.WORKER, etcd=None, base=0, is_entering=False)
-
-
-def _availability(text: str) -> Availability:
-    try:
-        return Availability(text or "active")
-    except ValueError as error:
-        raise InvalidSpec(f'invalid Availability: "{text}"; choose active, pause or drain') from error
