@@ -49,10 +49,10 @@ from skep.manager.shelf import Shelf
 from skep.manager.standing import Standing
 from skep.manager.vigil import Vigil
 from skep.model.base import Nanoseconds
+from skep.model.cluster import Cluster
 from skep.model.errors import Unavailable
 from skep.model.identity import Operator
 from skep.model.node import Role
-from skep.model.session import AttachmentAnswered, AttachmentWanted
 from skep.ports.clock import Clock, Dice
 from skep.store.changes import Change
 
@@ -215,17 +215,10 @@ class ManagerParts:
             StoreError, ListenFailed, Unavailable: What is wrong, and what to do.
         """
         clock, dice = self._means.clock, self._means.dice
-        swarm_dir = self._places.swarm_dir
-        opened = await stores.open_store(self._places, self.member, lambda: self._identity.credentials, dice.fraction)
-        self._opened = opened
-        replica = self._replica = Replica(self._opened.store, clock, is_shared=self._opened.is_shared)
-        await replica.open()
-        cluster = replica.view.cluster
-        if cluster is None or cluster.authority is None:
-            raise Unavailable("the store holds no cluster; leave the swarm with --force and make a new one")
-        secret = secret or keyfile.load_or_create_data_key(swarm_dir)
+        replica, cluster = await self._open_replica()
+        secret = secret or keyfile.load_or_create_data_key(self._places.swarm_dir)
         seal = Seal(DataKey.of(secret))
-        lock = KeyLock(swarm_dir, secret, seal)
+        lock = KeyLock(self._places.swarm_dir, secret, seal)
         lock.follow(cluster)
         replica.observers.append(lock.observe)
         authority = StandingAuthority(lambda: replica.view, seal)
@@ -233,26 +226,10 @@ class ManagerParts:
         self._leader = leader
         shelf = Shelf(lambda: replica.view, seal)
 
-        async def answer_attachment(node_id: str, wanted: AttachmentWanted) -> AttachmentAnswered:
-            return await control.attachments.answer(node_id, wanted)  # Made below, of what these sessions are.
-
-        def new_sessions() -> Sessions:
-            epoch = new_id(dice.bytes)
-            dispatcher = Dispatcher(epoch, replica.view, clock.now())
-            return Sessions(
-                leader,
-                dispatcher,
-                lambda: replica.view,
-                clock,
-                epoch=epoch,
-                files=shelf.answer,
-                attachments=answer_attachment,
-            )
-
         async def lead(lease: str) -> None:
-            await reception.preside(new_sessions(), leader.run(lease))
+            await reception.preside(self._new_sessions(leader, replica, shelf), leader.run(lease))
 
-        reign = self._reign = Reign(self._opened.candidate, replica, lead)
+        reign = self._reign = Reign(self.opened.candidate, replica, lead)
         standing = Standing(lambda: reign.candidate, lambda: replica.view, clock, own_node_id=self.member.node_id)
         relay = Relay(HttpControlPort(), lambda: self._identity.credentials, standing.leader_address)
         reception = self._reception = Reception(replica, standing, relay, clock)
@@ -289,15 +266,40 @@ class ManagerParts:
         self._listener = ControlListener(gate, lambda: self._identity.credentials, self.member.cluster_id)
         host, port = split_address(self.member.listen_addr, CONTROL_PORT)
         await self._listener.start(host, port)
+        vigil = Vigil(standing, lambda: reign.candidate, lambda: replica.view, clock, is_refused)
         await self.stand(is_wanted=True)
         self._supervisor.keep("standing", standing.run)
-        vigil = Vigil(standing, lambda: reign.candidate, lambda: replica.view, clock, is_refused)
         self._supervisor.keep("vigil", vigil.run)
         self._supervisor.keep("managers", council.tend)
         self._supervisor.keep("etcd's roots", EtcdRoots(lambda: self.opened, clock).run)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
-        if self._opened.is_shared:
+        if self.opened.is_shared:
             self._guard_peers(replica)
+
+    async def _open_replica(self) -> tuple[Replica, Cluster]:
+        """Raises: StoreError, Unavailable."""
+        fraction = self._means.dice.fraction
+        opened = await stores.open_store(self._places, self.member, lambda: self._identity.credentials, fraction)
+        self._opened = opened
+        self._replica = replica = Replica(opened.store, self._means.clock, is_shared=opened.is_shared)
+        await replica.open()
+        cluster = replica.view.cluster
+        if cluster is None or cluster.authority is None:
+            raise Unavailable("the store holds no cluster; leave the swarm with --force and make a new one")
+        return replica, cluster
+
+    def _new_sessions(self, leader: Leader, replica: Replica, shelf: Shelf) -> Sessions:
+        """Those of one term, on the state as it is now."""
+        clock, epoch = self._means.clock, new_id(self._means.dice.bytes)
+        return Sessions(
+            leader,
+            Dispatcher(epoch, replica.view, clock.now()),
+            lambda: replica.view,
+            clock,
+            epoch=epoch,
+            files=shelf.answer,
+            attachments=self.control.attachments.answer,
+        )
 
     def _guard_peers(self, replica: Replica) -> None:
         door = PeerDoor(lambda: replica.view, split_address(self.member.control_addr, CONTROL_PORT)[0])
