@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.e2e.conftest import Lab, make_lab, serve_who, under_load, wait_until, who_urls
 
+from skep.cli.main import main
 from skep.core import identity as certificates
 from skep.lab import nodes
 
@@ -187,8 +189,9 @@ def operator(lab: Lab, directory: Path) -> Path:
     """An operator's certificate, made anew."""
     place = directory / f"operator{time.monotonic_ns()}"
     socket = lab.layout.node("node1").socket
-    line = [sys.executable, "-m", "skep.cli.main", "-H", f"unix://{socket}", "swarm", "client-cert", "soak"]
-    subprocess.run([*line, "--directory", str(place)], check=True, capture_output=True, timeout=30)
+    words = ["-H", f"unix://{socket}", "swarm", "client-cert", "soak", "--directory", str(place)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
     return place
 
 

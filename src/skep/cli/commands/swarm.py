@@ -13,6 +13,7 @@ from urllib.parse import quote
 import click
 
 from skep.cli.client import Engine, Json, refusals
+from skep.cli.commands.swarm_ca import ca
 from skep.cli.options import DURATION
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +29,8 @@ def swarm() -> None:
       skep swarm join-token worker
     """
 
+
+swarm.add_command(ca)
 
 PLACES = {
     "task_history_limit": ("Orchestration", "TaskHistoryRetentionLimit"),
