@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -20,12 +20,14 @@ from skep.edge.engine_service import drop_stale_aliases
 from skep.edge.podman import PodmanRuntime
 from skep.edge.process import ProcessRuntime
 from skep.lab import images
-from skep.ports.runtime import EngineUnreachable, Runtime
+from skep.ports.runtime import ContainerConfig, EngineUnreachable, Runtime
 from skep.sim.engine import FakeEngine, FakeRuntime
 
 IMAGE = "contract"
 KERNEL_WORDS = ("cgroup", "kernel", "overlay", "operation not permitted", "not supported")
+CLI_LIMIT_S = 60
 Engine = TypeVar("Engine", PodmanRuntime, DockerRuntime)
+AnyRuntime = TypeVar("AnyRuntime", bound=Runtime)
 
 
 class Place(Protocol):
@@ -120,15 +122,13 @@ class ServicePlace(RealPlace, Generic[Engine]):
     async def set_up(self) -> None:
         runtime = self.open()
         await runtime.start()
-        root = images.root_tar(images.busybox_root())
-        await asyncio.to_thread(
-            subprocess.run,
-            ["docker", "--host", f"unix://{runtime.passthrough}", "import", "-", IMAGE],
-            input=root,
-            check=True,
-            capture_output=True,
-        )
+        await docker(runtime, "import", "-", IMAGE, stdin=images.root_tar(images.busybox_root()))
         await runtime.detach()
+
+    def config(self, *args: str, image: str = IMAGE, name: str = "task") -> ContainerConfig:
+        """A container of a task; without `args` it runs what its image says."""
+        labels = {"com.docker.swarm.task.id": name}
+        return ContainerConfig(name, image, self.sandbox, "bee", labels, args=args or None)
 
 
 class PodmanPlace(ServicePlace[PodmanRuntime]):
@@ -150,6 +150,27 @@ class DockerPlace(ServicePlace[DockerRuntime]):
                     children = (entry / "task" / entry.name / "children").read_text().split()
                     found += [int(entry.name), *map(int, children)]
         return found
+
+
+async def docker(runtime: Runtime, *arguments: str, stdin: bytes = b"") -> str:
+    """Use docker's own CLI on an engine; returns what it wrote, without surrounding blanks."""
+    command = ["docker", "--host", f"unix://{runtime.passthrough}", *arguments]
+    ended = await asyncio.to_thread(
+        subprocess.run, command, input=stdin, check=True, capture_output=True, timeout=CLI_LIMIT_S
+    )
+    return ended.stdout.decode().strip()
+
+
+@contextlib.asynccontextmanager
+async def in_use(place: Place, runtime: AnyRuntime) -> AsyncIterator[AnyRuntime]:
+    """Start a driver's object for one test; afterwards its containers go, and its engine is left to the next."""
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        for container in await runtime.list_containers():
+            await runtime.remove(container.id)
+        await place.abandon(runtime)
 
 
 async def clear(place: Place) -> None:

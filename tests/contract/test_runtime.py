@@ -65,14 +65,8 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 async def runtime(place: Place) -> AsyncIterator[Runtime]:
-    opened = place.open()
-    await opened.start()
-    try:
+    async with runtime_places.in_use(place, place.open()) as opened:
         yield opened
-    finally:
-        for container in await opened.list_containers():
-            await opened.remove(container.id)
-        await place.abandon(opened)
 
 
 def a_config(place: Place, script: str, **changes: object) -> ContainerConfig:

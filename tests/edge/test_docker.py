@@ -3,24 +3,22 @@
 import asyncio
 import dataclasses
 import json
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.contract import runtime_places
-from tests.contract.runtime_places import DockerPlace
+from tests.contract.runtime_places import DockerPlace, docker
+from tests.edge import engine_checks
+from tests.edge.engine_checks import COUNTING, FOREVER
 
 from skep.edge.docker import DockerRuntime, configuration, spec
 from skep.edge.docker.images import DockerImages
 from skep.edge.docker.inspect import parse_log_line
 from skep.edge.engine_program import EngineSettings
 from skep.edge.machine import Machine
-from skep.lab import images
 from skep.model.service import Mount, VolumeOptions
-from skep.ports.runtime import ContainerConfig, ContainerRejected, ContainerState, LogEntry, LogOptions, RuntimeFailure
+from skep.ports.runtime import ContainerConfig, ContainerRejected, ContainerState, LogEntry, RuntimeFailure
 
 COMPLETE = Machine(
     cgroups="hybrid",
@@ -35,8 +33,6 @@ COMPLETE = Machine(
     busybox_path="/usr/bin/busybox",
 )
 SETTINGS = EngineSettings(Path("/var/lib/skep/engine"), Path("/run/skep/engine"), "/skep-x/n1")
-COUNTING = ("sh", "-c", "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.1; done")
-FOREVER = ("sh", "-c", "while :; do sleep 1; done")
 
 
 # --- values ------------------------------------------------------------------
@@ -123,46 +119,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerPlace]:
 
 @pytest.fixture
 async def runtime(place: DockerPlace) -> AsyncIterator[DockerRuntime]:
-    opened = place.open()
-    await opened.start()
-    try:
+    async with runtime_places.in_use(place, place.open()) as opened:
         yield opened
-    finally:
-        for container in await opened.list_containers():
-            await opened.remove(container.id)
-        await opened.detach()
 
 
-def docker(runtime: DockerRuntime, *arguments: str, stdin: bytes = b"") -> str:
-    command = ["docker", "--host", f"unix://{runtime.passthrough}", *arguments]
-    return subprocess.run(command, input=stdin, check=True, capture_output=True, timeout=60).stdout.decode().strip()
-
-
-def a_config(place: DockerPlace, image: str, *args: str, name: str = "task") -> ContainerConfig:
-    return ContainerConfig(
-        name=name, image=image, sandbox=place.sandbox, hostname="bee",
-        labels={"com.docker.swarm.task.id": name}, args=args or None,
-    )  # fmt: skip
-
-
-def pauses(runtime: DockerRuntime) -> list[str]:
-    return docker(runtime, "ps", "-a", "--filter", f"label={spec.PAUSE_LABEL}", "--format", "{{.Names}}").split()
+async def pauses(runtime: DockerRuntime) -> list[str]:
+    labelled = f"label={spec.PAUSE_LABEL}"
+    return (await docker(runtime, "ps", "-a", "--filter", labelled, "--format", "{{.Names}}")).split()
 
 
 async def wait_pauses(runtime: DockerRuntime, expected: list[str]) -> None:
     async with asyncio.timeout(20):
-        found = await asyncio.to_thread(pauses, runtime)
-        while found != expected:
+        while await pauses(runtime) != expected:  # noqa: ASYNC110 — dockerd tells nobody
             await asyncio.sleep(0.05)
-            found = await asyncio.to_thread(pauses, runtime)
 
 
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_a_pause_lives_as_long_as_its_task_runs(place: DockerPlace, runtime: DockerRuntime) -> None:
-    ended = await runtime.create(a_config(place, runtime_places.IMAGE, "true", name="ended"))
-    await runtime.create(a_config(place, runtime_places.IMAGE, "true", name="made"))
-    assert pauses(runtime) == ["made.pause", "ended.pause"]
+    ended = await runtime.create(place.config("true", name="ended"))
+    await runtime.create(place.config("true", name="made"))
+    assert await pauses(runtime) == ["made.pause", "ended.pause"]
     await runtime.run(ended)
     await wait_pauses(runtime, ["made.pause"])
     assert (await runtime.inspect(ended)).state is ContainerState.EXITED
@@ -171,16 +148,16 @@ async def test_a_pause_lives_as_long_as_its_task_runs(place: DockerPlace, runtim
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_pauses_that_a_killed_daemon_left_are_swept_up(place: DockerPlace, runtime: DockerRuntime) -> None:
-    kept, gone, ended = [
-        await runtime.create(a_config(place, runtime_places.IMAGE, *FOREVER, name=name)) for name in ("kept", "gone")
-    ] + [await runtime.create(a_config(place, runtime_places.IMAGE, "sleep", "1", name="ended"))]
+    kept, gone, ended = [await runtime.create(place.config(*FOREVER, name=name)) for name in ("kept", "gone")] + [
+        await runtime.create(place.config("sleep", "1", name="ended"))
+    ]
     for each in (kept, gone, ended):
         await runtime.run(each)
     await runtime.detach()
-    await asyncio.to_thread(docker, runtime, "rm", "-f", gone)
-    await asyncio.to_thread(docker, runtime, "wait", ended)
+    await docker(runtime, "rm", "-f", gone)
+    await docker(runtime, "wait", ended)
     await runtime.start()
-    assert pauses(runtime) == ["kept.pause"]
+    assert await pauses(runtime) == ["kept.pause"]
     assert (await runtime.inspect(kept)).state is ContainerState.RUNNING
 
 
@@ -189,9 +166,9 @@ async def test_pauses_that_a_killed_daemon_left_are_swept_up(place: DockerPlace,
 async def test_killed_between_task_and_pause_creating_again_makes_the_pause(
     place: DockerPlace, runtime: DockerRuntime
 ) -> None:
-    config = a_config(place, runtime_places.IMAGE, *FOREVER)
+    config = place.config(*FOREVER)
     first = await runtime.create(config)
-    await asyncio.to_thread(docker, runtime, "rm", "-f", "task.pause")
+    await docker(runtime, "rm", "-f", "task.pause")
     with pytest.raises(RuntimeFailure, match=r"task\.pause is gone"):
         await runtime.run(first)
     assert await runtime.create(config) == first
@@ -201,10 +178,10 @@ async def test_killed_between_task_and_pause_creating_again_makes_the_pause(
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_a_pruned_pause_image_is_made_again(place: DockerPlace, runtime: DockerRuntime) -> None:
-    await runtime.remove(await runtime.create(a_config(place, runtime_places.IMAGE, "true")))
-    made = await asyncio.to_thread(docker, runtime, "images", "-q", "skep-pause")
-    await asyncio.to_thread(docker, runtime, "rmi", made)
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *FOREVER))
+    await runtime.remove(await runtime.create(place.config("true")))
+    made = await docker(runtime, "images", "-q", "skep-pause")
+    await docker(runtime, "rmi", made)
+    container_id = await runtime.create(place.config(*FOREVER))
     assert (await runtime.run(container_id)).state is ContainerState.RUNNING
 
 
@@ -213,56 +190,26 @@ async def test_a_pruned_pause_image_is_made_again(place: DockerPlace, runtime: D
 async def test_a_killed_dockerd_comes_back_and_containers_never_notice(
     place: DockerPlace, runtime: DockerRuntime
 ) -> None:
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *COUNTING))
-    pid = (await runtime.run(container_id)).pid
-    exits = runtime.exits()
-    heard = asyncio.ensure_future(anext(exits))
-    before = runtime.service.pid
-    os.kill(before, signal.SIGKILL)
-    container = await runtime.inspect(container_id)  # Sent again once the service is back.
-    assert (container.pid, container.state) == (pid, ContainerState.RUNNING)
-    assert runtime.service.pid not in (0, before)
-    await check_no_line_is_lost(runtime, container_id)
-    await runtime.stop(container_id, grace=0)
-    async with asyncio.timeout(20):
-        assert await heard == container_id
+    await engine_checks.check_a_killed_service_comes_back_unnoticed(place, runtime)
 
 
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_containers_outlive_an_orderly_end(place: DockerPlace, runtime: DockerRuntime) -> None:
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, *COUNTING))
+    container_id = await runtime.create(place.config(*COUNTING))
     pid = (await runtime.run(container_id)).pid
     await runtime.close()
     assert runtime.service.pid == 0
     await runtime.start()
     assert (await runtime.inspect(container_id)).pid == pid
-    assert pauses(runtime) == ["task.pause"]
-    await check_no_line_is_lost(runtime, container_id)
-
-
-async def check_no_line_is_lost(runtime: DockerRuntime, container_id: str) -> None:
-    """Read the log of a container that counts, until it is some numbers further than it is now."""
-    lines = docker(runtime, "logs", container_id).splitlines()
-    wanted = len(lines) + 5
-    async with asyncio.timeout(20):
-        async for entry in runtime.logs(container_id, LogOptions(follow=True, tail=5)):
-            lines.append(entry.payload.decode().strip())
-            if int(lines[-1]) >= wanted:
-                break
-    assert list(dict.fromkeys(lines)) == [str(number) for number in range(1, wanted + 1)]
+    assert await pauses(runtime) == ["task.pause"]
+    await engine_checks.check_no_line_is_lost(runtime, container_id)
 
 
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_a_loaded_image_brings_command_and_health(place: DockerPlace, runtime: DockerRuntime) -> None:
-    config = images.ImageConfig(entrypoint=FOREVER[:2], command=FOREVER[2:], health_test=("CMD", "true"))
-    archive = images.image_archive("skep/healthy:1", images.busybox_root(), config)
-    await asyncio.to_thread(docker, runtime, "load", stdin=archive)
-    container = await runtime.run(await runtime.create(a_config(place, "skep/healthy:1")))
-    assert container.state is ContainerState.RUNNING
-    assert container.health is not None
-    assert (container.health.test, container.health.retries) == (("CMD", "true"), 3)
+    await engine_checks.check_a_loaded_image_brings_command_and_health(place, runtime)
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,17 @@
-"""What only podman does: names of images, health from images, a service that dies and comes back."""
+"""What only podman does: names of images, engines side by side; and its part of what engines do alike."""
 
-import asyncio
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.contract import runtime_places
-from tests.contract.runtime_places import PodmanPlace
+from tests.contract.runtime_places import PodmanPlace, docker
+from tests.edge import engine_checks
 
 from skep.edge.podman import PodmanRuntime
 from skep.edge.podman.images import image_candidates
 from skep.lab import images
-from skep.ports.runtime import ContainerConfig, ContainerState, EngineUnreachable
-
-SECOND = 1_000_000_000
+from skep.ports.runtime import EngineUnreachable
 
 
 @pytest.mark.parametrize(
@@ -49,26 +44,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodmanPlace]:
 
 @pytest.fixture
 async def runtime(place: PodmanPlace) -> AsyncIterator[PodmanRuntime]:
-    opened = place.open()
-    await opened.start()
-    try:
+    async with runtime_places.in_use(place, place.open()) as opened:
         yield opened
-    finally:
-        for container in await opened.list_containers():
-            await opened.remove(container.id)
-        await opened.detach()
-
-
-def docker(runtime: PodmanRuntime, *arguments: str, stdin: bytes = b"") -> bytes:
-    command = ["docker", "--host", f"unix://{runtime.passthrough}", *arguments]
-    return subprocess.run(command, input=stdin, check=True, capture_output=True, timeout=60).stdout
-
-
-def a_config(place: PodmanPlace, image: str, *args: str) -> ContainerConfig:
-    return ContainerConfig(
-        name=f"t-{len(args)}", image=image, sandbox=place.sandbox, hostname="bee",
-        labels={"com.docker.swarm.task.id": "t"}, args=args or None,
-    )  # fmt: skip
 
 
 @pytest.mark.anyio
@@ -76,30 +53,17 @@ def a_config(place: PodmanPlace, image: str, *args: str) -> ContainerConfig:
 @pytest.mark.parametrize("name", ["one", "skep/two:1", "localhost/three", "localhost:5000/four:x"])
 async def test_an_imported_image_is_found_by_its_name(runtime: PodmanRuntime, name: str) -> None:
     root = images.root_tar({f"/{name.replace('/', '-')}": images.RootEntry(b"x")})
-    await asyncio.to_thread(docker, runtime, "import", "-", name, stdin=root)
+    await docker(runtime, "import", "-", name, stdin=root)
     image_id = await runtime.ensure_image(name)
     assert image_id == await runtime.ensure_image(image_id)
-    inspected = await asyncio.to_thread(docker, runtime, "image", "inspect", "--format", "{{.Id}}", name)
-    assert inspected.decode().strip().removeprefix("sha256:") == image_id
+    inspected = await docker(runtime, "image", "inspect", "--format", "{{.Id}}", name)
+    assert inspected.removeprefix("sha256:") == image_id
 
 
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_a_loaded_image_brings_command_and_health(place: PodmanPlace, runtime: PodmanRuntime) -> None:
-    config = images.ImageConfig(
-        entrypoint=("sh", "-c"), command=("while :; do sleep 0.1; done",), health_test=("CMD", "true")
-    )
-    archive = images.image_archive("skep/healthy:1", images.busybox_root(), config)
-    await asyncio.to_thread(docker, runtime, "load", stdin=archive)
-    container_id = await runtime.create(a_config(place, "skep/healthy:1"))
-    container = await runtime.run(container_id)
-    assert container.state is ContainerState.RUNNING
-    assert container.health is not None
-    assert (container.health.test, container.health.interval, container.health.retries) == (
-        ("CMD", "true"),
-        30 * SECOND,
-        3,
-    )
+    await engine_checks.check_a_loaded_image_brings_command_and_health(place, runtime)
 
 
 @pytest.mark.anyio
@@ -107,24 +71,13 @@ async def test_a_loaded_image_brings_command_and_health(place: PodmanPlace, runt
 async def test_a_killed_service_comes_back_and_containers_never_notice(
     place: PodmanPlace, runtime: PodmanRuntime
 ) -> None:
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, "sh", "-c", "while :; do sleep 1; done"))
-    pid = (await runtime.run(container_id)).pid
-    exits = runtime.exits()
-    heard = asyncio.ensure_future(anext(exits))
-    before = runtime.service.pid
-    os.kill(before, signal.SIGKILL)
-    container = await runtime.inspect(container_id)  # Sent again once the service is back.
-    assert (container.pid, container.state) == (pid, ContainerState.RUNNING)
-    assert runtime.service.pid not in (0, before)
-    await runtime.stop(container_id, grace=0)
-    async with asyncio.timeout(10):
-        assert await heard == container_id
+    await engine_checks.check_a_killed_service_comes_back_unnoticed(place, runtime)
 
 
 @pytest.mark.anyio
 @pytest.mark.engine
 async def test_two_engines_do_not_see_each_other(place: PodmanPlace, runtime: PodmanRuntime) -> None:
-    container_id = await runtime.create(a_config(place, runtime_places.IMAGE, "sh", "-c", "while :; do sleep 1; done"))
+    container_id = await runtime.create(place.config(*engine_checks.FOREVER))
     pid = (await runtime.run(container_id)).pid
     other = PodmanRuntime(root=place.folder / "other/root", run_dir=place.folder / "other/run")
     await other.start()

@@ -1,7 +1,6 @@
 """Images from a real registry: when one is pulled, with whose credentials, and what is said where it cannot be."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -36,17 +35,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServe
 
 @pytest.fixture
 async def runtime(place: Place) -> AsyncIterator[Engine]:
-    opened = place.open()
-    await opened.start()
-    try:
+    async with runtime_places.in_use(place, place.open()) as opened:
         yield opened
-    finally:
-        await opened.detach()
-
-
-def images_of(runtime: Engine) -> str:
-    line = ["docker", "--host", f"unix://{runtime.passthrough}", "images", "--no-trunc", "-q"]
-    return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @engine
@@ -71,7 +61,7 @@ async def test_the_same_pull_asked_for_at_once_is_one(runtime: Engine, registry:
     asked[0].cancel()  # Its task was stopped; the others go on.
     found = await asyncio.gather(*asked[1:])
     assert len(set(found)) == 1
-    assert found[0] in await asyncio.to_thread(images_of, runtime)
+    assert found[0] in await runtime_places.docker(runtime, "images", "--no-trunc", "-q")
 
 
 @engine
