@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.etcd_members import Members, running
 
-from skep.edge.rebase import RebasedStore
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
+from skep.edge.rebase import RebasedStore
 from skep.edge.sqlite import SqliteStore
 from skep.ports.store import (
     MAX_BYTES,
