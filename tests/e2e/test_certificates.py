@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -99,6 +100,40 @@ def test_a_removed_node_is_refused_everywhere_within_two_seconds(tmp_path: Path)
         assert all(-0.5 < after_s < 2 for after_s in late.values()), late
 
 
+# --- a rotation amid trouble -----------------------------------------------------------------
+
+
+def test_a_rotation_waits_for_a_node_outlives_the_daemon_and_gives_way_to_another(tmp_path: Path) -> None:
+    """It is data of the swarm: whichever daemon leads goes on with it, and nobody is shut out meanwhile."""
+    with a_lab(tmp_path / "l", node_count=2, options=OPTIONS) as lab:
+        old = lab.docker("swarm", "ca")
+        freeze_node(lab, "node2")
+        lab.docker("swarm", "ca", "--rotate", "--detach")
+        wait_until(lambda: issuers(lab)["node1"] == issuers(lab)[""], "the manager has not followed")
+        first = issuers(lab)[""]
+        os.kill(nodes.daemon_pid(lab.layout.node("node1")), signal.SIGKILL)
+        wait_until(lambda: lab.docker_process("swarm", "ca").returncode == 0, "there is no daemon again")
+        assert lab.api("GET", "/swarm")["RootRotationInProgress"]
+        assert lab.docker("swarm", "ca") == old
+        lab.docker("swarm", "ca", "--rotate", "--detach")
+        wait_until(lambda: issuers(lab)["node1"] == issuers(lab)[""] != first, "the second one is not followed")
+        nodes.freeze_node(lab.layout.node("node2"), is_frozen=False)
+        wait_until(lambda: not lab.api("GET", "/swarm")["RootRotationInProgress"], "the rotation does not end")
+        assert len(set(issuers(lab).values())) == 1
+        assert ready(lab) == 2
+
+
+def issuers(lab: Lab) -> dict[str, str]:
+    """Whose certificate each node has, and under an empty name, whose it is to have."""
+    found = {node["Description"]["Hostname"]: node["Description"]["TLSInfo"] for node in lab.api("GET", "/nodes")}
+    found[""] = lab.api("GET", "/swarm")["TLSInfo"]
+    return {name: trust["CertIssuerPublicKey"] for name, trust in found.items()}
+
+
+def freeze_node(lab: Lab, name: str) -> None:
+    nodes.freeze_node(lab.layout.node(name), is_frozen=True)
+
+
 # --- nodes that slept ------------------------------------------------------------------------
 
 
@@ -140,7 +175,7 @@ def test_a_whole_swarm_that_was_off_comes_back(tmp_path: Path) -> None:
 
 def freeze(lab: Lab, name: str, until: Callable[[], float]) -> None:
     """Freeze a node until a moment of the clock on the wall, which is asked for once it is frozen."""
-    nodes.freeze_node(lab.layout.node(name), is_frozen=True)
+    freeze_node(lab, name)
     try:
         wait_wall(until())
     finally:
