@@ -416,6 +416,9 @@ class Pointing:
     def is_removed(self, node_id: str) -> bool:
         return False
 
+    def is_demoted(self, node_id: str) -> bool:
+        return False
+
     async def serve(self, identity: Identity, channel: Channel) -> None:
         self.asked += 1
         managers = [ManagerAddress(node_id=self.leader[:2], addr=self.leader)]

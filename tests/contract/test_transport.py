@@ -41,6 +41,9 @@ class Accepting:
     def is_removed(self, node_id: str) -> bool:
         return False
 
+    def is_demoted(self, node_id: str) -> bool:
+        return False
+
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         raise NotImplementedError
 

@@ -12,13 +12,14 @@ import pytest
 from tests.identities import CLUSTER_ID, Authorities
 
 from skep.agent.identity import new_key_request
+from skep.core.identity import identity_of_pem
 from skep.edge import tls_context
 from skep.edge.control import ControlListener
 from skep.edge.control_client import HttpControlPort
-from skep.model.errors import InvalidSpec, Unavailable
-from skep.model.identity import MANAGER_NAME, REFUSED, Credentials, Identity, Issued, JoinRequest, RenewRequest
+from skep.model.errors import InvalidSpec, Removed, Unavailable
+from skep.model.identity import MANAGER_NAME, REFUSED, Credentials, Identity, Issued, JoinRequest, Proof, RenewRequest
 from skep.model.node import Role
-from skep.ports.transport import Channel, ChannelClosed, Declined, Unreachable, Untrusted
+from skep.ports.transport import Channel, ChannelClosed, Declined, TransportError, Unreachable, Untrusted
 
 pytestmark = pytest.mark.anyio
 NESTED = b'{"token": "", "csr": "", "x": ' + b"[" * 30_000
@@ -30,6 +31,7 @@ class Service:
 
     authorities: Authorities
     removed: set[str] = field(default_factory=set)
+    demoted: set[str] = field(default_factory=set)
     asked: list[tuple[str, object]] = field(default_factory=list)
 
     def root(self) -> str:
@@ -37,6 +39,9 @@ class Service:
 
     def is_removed(self, node_id: str) -> bool:
         return node_id in self.removed
+
+    def is_demoted(self, node_id: str) -> bool:
+        return node_id in self.demoted
 
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         self.asked.append((address, request))
@@ -49,6 +54,12 @@ class Service:
         if identity.node_id == "unlucky":
             raise Unavailable("not now")
         return self._issue(identity.node_id, request.csr)
+
+    async def revive(self, request: RenewRequest, *, address: str = "") -> Issued:
+        self.asked.append((address, request))
+        if request.csr == "of a removed node":
+            raise Removed("removed")
+        return self._issue("sleeper", request.csr)
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         await channel.send(identity.node_id.encode())
@@ -225,5 +236,20 @@ async def test_only_managers_have_streams_relayed(up: Up) -> None:
     worker, manager = up.service.authorities.make("worker1"), up.service.authorities.make("manager2", Role.MANAGER)
     assert await up.status("GET", "/relay", None) == 401
     assert await up.status("GET", "/relay", worker) == 403
+    up.service.demoted.add("manager2")
+    assert await up.status("GET", "/relay", manager) == 403  # Its certificate is as good as ever, its node is not.
+    up.service.demoted.clear()
     up.service.removed.add("manager2")
     assert await up.status("GET", "/relay", manager) == 403
+
+
+async def test_a_proof_goes_without_the_certificate_that_has_ended(up: Up) -> None:
+    sleeper = up.service.authorities.make("sleeper", life_s=-60)
+    request, proof = new_key_request(), Proof(certificate=sleeper.certificate, signature=b"")
+    with pytest.raises(TransportError):
+        await up.port.renew(up.addr, sleeper, RenewRequest(csr=request.csr))
+    issued = await up.port.renew(up.addr, sleeper, RenewRequest(csr=request.csr, proof=proof))
+    assert identity_of_pem(issued.certificate).node_id == "sleeper"
+    with pytest.raises(Declined) as refusal:
+        await up.port.renew(up.addr, sleeper, RenewRequest(csr="of a removed node", proof=proof))
+    assert refusal.value.is_removed

@@ -142,6 +142,11 @@ class ManagerParts:
         cluster = self._replica.view.cluster if self._replica is not None else None
         return cluster is None or node_id in cluster.removed_nodes
 
+    def is_demoted(self, node_id: str) -> bool:
+        """Whether a node's newest certificate is a worker's."""
+        node = self._replica.view.nodes.get(node_id) if self._replica is not None else None
+        return node is not None and node.role is Role.WORKER
+
     @property
     def opened(self) -> OpenStore:
         """The store. Raises: Unavailable: it is not open yet."""

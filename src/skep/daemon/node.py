@@ -225,6 +225,10 @@ class Node:
         managers = self._known_managers(self._member) if self._member is not None else ()
         return node_id not in {manager.node_id for manager in managers}
 
+    def is_demoted(self, node_id: str) -> bool:
+        """Whether a node is known to be no manager any more, whatever a certificate of it says."""
+        return self._manager is not None and self._manager.is_demoted(node_id)
+
     async def engine_facts(self) -> EngineFacts:
         return await self._runtime.facts()
 

@@ -29,4 +29,4 @@ def context(node: Node) -> Callable[[], ssl.SSLContext]:
 
 def trust(node: Node) -> Callable[[], tls.Trust]:
     """Whom the next connection may come from."""
-    return lambda: tls.Trust(node.cluster_id, node.is_stranger, admits_operators=True)
+    return lambda: tls.Trust(node.cluster_id, node.is_stranger, admits_operators=True, is_demoted=node.is_demoted)

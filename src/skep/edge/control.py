@@ -69,7 +69,7 @@ class ControlListener:
         self._runner = web.AppRunner(
             self._application(), access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=SHUTDOWN_S
         )
-        self._trust = tls.Trust(cluster_id, service.is_removed, admits_removed=True)
+        self._trust = tls.Trust(cluster_id, service.is_removed, admits_removed=True, is_demoted=service.is_demoted)
         self._context = tls_context.LiveContext(credentials)
         self._limits = limits
         self._front: tls.TlsFront | None = None

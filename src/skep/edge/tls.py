@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.abc
+import msgspec
 import structlog
 from aiohttp import web
 from anyio.streams.tls import TLSAttribute, TLSStream
@@ -27,6 +28,7 @@ from skep.core import identity as certificates
 from skep.lib.rates import TokenBuckets
 from skep.model.errors import Unauthenticated
 from skep.model.identity import Identity, Operator
+from skep.model.node import Role
 from skep.ports.transport import ListenFailed
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,10 @@ GONE: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedRes
 # --- peers -----------------------------------------------------------------------
 
 
+def nobody(_node_id: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end. Attributes: address: its IP; identity: None without a certificate."""
@@ -53,6 +59,7 @@ class Peer:
     address: str
     identity: Identity | Operator | None
     is_revoked: Callable[[str], bool]
+    is_demoted: Callable[[str], bool] = nobody
 
     @property
     def is_removed(self) -> bool:
@@ -76,6 +83,8 @@ def peer_of(request: web.BaseRequest) -> Identity | None:
     peer = _peer(request)
     if peer is None or not isinstance(peer.identity, Identity) or peer.is_removed:
         return None
+    if peer.identity.role is Role.MANAGER and peer.is_demoted(peer.identity.node_id):
+        return msgspec.structs.replace(peer.identity, role=Role.WORKER)
     return peer.identity
 
 
@@ -128,12 +137,14 @@ class Trust:
 
     admits_removed: let removed nodes in, so that they can be told why they are refused (`removed_peer_of`).
     admits_operators: let in those whose certificate is no node's (`operator_of`).
+    is_demoted: whether a node is no manager any more, though it may still hold a manager's certificate.
     """
 
     cluster_id: str
     is_revoked: Callable[[str], bool]
     admits_removed: bool = False
     admits_operators: bool = False
+    is_demoted: Callable[[str], bool] = nobody
 
 
 class Refused(Exception):
@@ -286,7 +297,7 @@ class TlsFront:
                 if identity is not None:
                     node_share.enter_context(self._shares.of_node(_name(identity)))
                     share.close()
-                peer = Peer(address, identity, trust.is_revoked)
+                peer = Peer(address, identity, trust.is_revoked, trust.is_demoted)
                 if (task := asyncio.current_task()) is not None and isinstance(identity, Identity):
                     self._of_nodes[task] = peer
                 head = await self._head(stream)

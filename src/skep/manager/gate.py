@@ -57,6 +57,9 @@ class Gate:
     def is_removed(self, node_id: str) -> bool:
         return self.admission.is_removed(node_id)
 
+    def is_demoted(self, node_id: str) -> bool:
+        return self.admission.is_demoted(node_id)
+
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         return await self.admission.join(request, address=address)
 

@@ -76,6 +76,11 @@ class Admission:
         cluster = self.view().cluster
         return cluster is not None and node_id in cluster.removed_nodes
 
+    def is_demoted(self, node_id: str) -> bool:
+        """Whether a node's newest certificate is a worker's, so that a manager's that it had before counts no more."""
+        node = self.view().nodes.get(node_id)
+        return node is not None and node.role is Role.WORKER
+
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         """Let a newcomer in.
 

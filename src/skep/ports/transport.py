@@ -131,6 +131,10 @@ class ControlService(Protocol):
         """Whether the node's certificates are no longer accepted."""
         ...
 
+    def is_demoted(self, node_id: str) -> bool:
+        """Whether the node is no manager any more, whatever a certificate of it says."""
+        ...
+
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         """Let a newcomer in; `address` is where it asks from."""
         ...
