@@ -17,7 +17,8 @@ KEY: Final = "key.pem"
 ROOT: Final = "root.pem"
 QUOTA_BYTES: Final = 4 * 1024**3
 PEER_PORT: Final = 2380
-CLIENT_PORT: Final = 2379
+CLIENT_PORT: Final = 2378
+"""On loopback; not 2379, where the service that comes with the Debian package of etcd listens."""
 KEPT_REVISIONS: Final = 10_000
 """So far back a watch can resume; older revisions are compacted, checked every five minutes."""
 OLD_WARNINGS: Final = {(3, 5): 33, (3, 6): 14}
