@@ -162,6 +162,23 @@ async def test_one_of_several_leads_and_the_next_follows_at_once(contest: Electi
     assert len({term.lease for term in terms}) == 3
 
 
+async def test_a_leader_that_renews_its_lease_is_followed_once_it_is_deposed(contest: Election) -> None:
+    first, second = await contest.candidate("m0"), await contest.candidate("m1")
+    store = await contest.store("m0")
+    async with asyncio.timeout(LIMIT_S):
+        old = await first.win()
+        standing = asyncio.ensure_future(second.win())
+        leader = await second.leader()
+        assert leader is not None
+        await second.depose(Leader("m0", leader.term - 1))  # Of another term: nobody is meant.
+        assert not (await asyncio.wait([standing], timeout=0.5))[0]
+        await second.depose(leader)
+        await standing
+        with pytest.raises(LeaseLost):
+            await store.commit([put("late")], lease=old.lease)
+        await old.wait_lost()
+
+
 async def test_a_former_leaders_write_is_refused(contest: Election) -> None:
     first, second = await contest.candidate("m0"), await contest.candidate("m1")
     stores = [await contest.store("m0"), await contest.store("m1")]

@@ -45,6 +45,8 @@ class ScriptedCandidate:
     async def leader(self) -> Leader | None:
         return None
 
+    async def depose(self, leader: Leader) -> None: ...
+
     async def close(self) -> None:
         pass
 

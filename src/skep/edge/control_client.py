@@ -128,6 +128,20 @@ class HttpControlPort:
             return answer
 
 
+async def is_refused(addr: str) -> bool:
+    """Whether the machine at an address says that nothing listens there; silence or an answer say something else."""
+    host, _, port = addr.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError, ValueError):
+        return False
+    writer.transport.abort()
+    return False
+
+
 def _trusting(addr: str, root_pem: str) -> ssl.SSLContext:
     try:
         return tls_context.client_context(root_pem)

@@ -73,5 +73,8 @@ class RebasedCandidate:
     async def leader(self) -> Leader | None:
         return await self._candidate.leader()
 
+    async def depose(self, leader: Leader) -> None:
+        await self._candidate.depose(leader)
+
     async def close(self) -> None:
         await self._candidate.close()

@@ -44,6 +44,9 @@ class SoleCandidate:
         is_over = self._term is None or self._term._over.is_set()
         return None if is_over else Leader(self._node_id, self._n_terms)
 
+    async def depose(self, leader: Leader) -> None:
+        """There is no other that could lead."""
+
     async def close(self) -> None:
         if self._term is not None:
             await self._term.resign()

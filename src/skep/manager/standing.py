@@ -30,7 +30,7 @@ LOOK_AGAIN: Final[Nanoseconds] = 100 * MILLISECOND
 
 
 class Standing:
-    """What this manager knows of who leads."""
+    """What this manager knows of who leads. Attributes: own_node_id: this manager's node."""
 
     def __init__(
         self, candidate: Callable[[], Candidate], view: Callable[[], View], clock: Clock, *, own_node_id: str
@@ -39,7 +39,7 @@ class Standing:
         self._candidate = candidate
         self._view = view
         self._clock = clock
-        self._own_node_id = own_node_id
+        self.own_node_id = own_node_id
         self._leader: Leader | None = None
         self._asked_at: Nanoseconds = 0
         self._answered_at: Nanoseconds = clock.now()
@@ -49,6 +49,11 @@ class Standing:
     def is_stale(self) -> bool:
         """Whether the store has not answered for a while: what is shown may be out of date."""
         return self._clock.now() - self._answered_at > STALE_AFTER
+
+    @property
+    def known(self) -> Leader | None:
+        """Who led when that was asked last; None as of `leader`."""
+        return self._leader
 
     async def leader(self) -> Leader | None:
         """Who leads; None if nobody does, or the store cannot tell at present."""
@@ -61,7 +66,7 @@ class Standing:
     async def elsewhere(self) -> list[ManagerAddress]:
         """All managers, the leader first; empty where it is not known that another one leads, and where."""
         leader = await self.leader()
-        if leader is None or leader.node_id == self._own_node_id:
+        if leader is None or leader.node_id == self.own_node_id:
             return []
         managers = manager_addresses(self._view())
         first = [manager for manager in managers if manager.node_id == leader.node_id]
@@ -85,9 +90,13 @@ class Standing:
 
     async def run(self) -> None:
         """Keep an eye on the store until cancelled."""
-        while True:
-            await self.leader()
-            await self._clock.sleep(PERIOD)
+        try:
+            while True:
+                await self.leader()
+                await self._clock.sleep(PERIOD)
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
 
     async def _ask(self) -> None:
         try:

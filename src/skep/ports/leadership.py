@@ -53,6 +53,13 @@ class Candidate(Protocol):
         """
         ...
 
+    async def depose(self, leader: Leader) -> None:
+        """End the term of a leader whose manager is gone, before its lease has run out; does its best, soon.
+
+        One that is not gone loses its leadership by this and nothing else: the store refuses what it still sends.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of what it holds; terms end with it."""
         ...

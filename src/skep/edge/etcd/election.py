@@ -75,6 +75,7 @@ class EtcdCandidate:
         self._lease_s = lease_s
         self._fraction = fraction
         self._term: EtcdTerm | None = None
+        self._awaited: wire.KeyValue | None = None
 
     async def win(self) -> EtcdTerm:
         if self._term is not None:
@@ -95,6 +96,12 @@ class EtcdCandidate:
             raise StoreUnavailable(f"etcd cannot say who leads ({error})") from error
         return Leader(found.value.decode(), found.create_revision) if found is not None else None
 
+    async def depose(self, leader: Leader) -> None:
+        holder = self._awaited
+        if holder is not None and holder.create_revision == leader.term:
+            log.info("the lease of a leader that is gone is given back for it", node=leader.node_id, term=leader.term)
+            await _revoke(self._gateway, holder.lease, self._gateway.patience.commit_s)
+
     async def close(self) -> None:
         if self._term is not None:
             await self._term.resign()
@@ -104,6 +111,7 @@ class EtcdCandidate:
         """Take the leadership if nobody has it; else wait until that may have changed. Raises: GatewayError."""
         holder = await self._holder()
         if holder is not None:
+            self._awaited = holder
             await self._wait_gone(holder)
             return None
         asked_at = seconds()
@@ -150,9 +158,9 @@ class EtcdCandidate:
         return await self._gateway.ask(path, request, answer, limit_s=self._gateway.patience.commit_s)
 
 
-async def _revoke(gateway: Gateway, lease_id: int) -> None:
+async def _revoke(gateway: Gateway, lease_id: int, limit_s: float = 0) -> None:
     """Give a lease back early; if nobody answers it ends by itself."""
     try:
-        await gateway.ask(REVOKE, wire.LeaseId(lease_id), wire.Nothing, limit_s=gateway.patience.attempt_s)
+        await gateway.ask(REVOKE, wire.LeaseId(lease_id), wire.Nothing, limit_s=limit_s or gateway.patience.attempt_s)
     except GatewayError as error:
         log.info("a lease was not given back and will run out", reason=str(error))
