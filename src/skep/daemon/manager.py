@@ -143,9 +143,9 @@ class ManagerParts:
         return cluster is None or node_id in cluster.removed_nodes
 
     def is_demoted(self, node_id: str) -> bool:
-        """Whether a node's newest certificate is a worker's."""
+        """Whether a node is not known to be a manager, whatever a certificate of it says."""
         node = self._replica.view.nodes.get(node_id) if self._replica is not None else None
-        return node is not None and node.role is Role.WORKER
+        return node is None or node.role is Role.WORKER
 
     @property
     def opened(self) -> OpenStore:

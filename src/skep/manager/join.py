@@ -77,9 +77,9 @@ class Admission:
         return cluster is not None and node_id in cluster.removed_nodes
 
     def is_demoted(self, node_id: str) -> bool:
-        """Whether a node's newest certificate is a worker's, so that a manager's that it had before counts no more."""
+        """Whether a node is not known to be a manager, whatever a certificate that it had before says."""
         node = self.view().nodes.get(node_id)
-        return node is not None and node.role is Role.WORKER
+        return node is None or node.role is Role.WORKER
 
     async def join(self, request: JoinRequest, *, address: str) -> Issued:
         """Let a newcomer in.
