@@ -24,6 +24,8 @@ from skep.lab import nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
 LENGTH_S = float(os.environ.get("SKEP_CERTIFICATES_S", "600"))
+ROTATIONS_S = 400
+"""What the rotations after that, and everything around it, take at most."""
 LIFE_S = 60
 RATE = 40.0
 OPTIONS = ["--min-certificate-life", "10s", "--api-listen", "tcp://0.0.0.0:2376"]
@@ -191,6 +193,7 @@ def wait_wall(moment: float) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(LENGTH_S + 2 * ROTATIONS_S)
 @pytest.mark.parametrize("n_managers", [1, 3])
 def test_certificates_of_a_minute_are_renewed_without_a_drop(tmp_path: Path, n_managers: int) -> None:
     """Requests through the mesh on new and kept connections, the docker CLI, a client on TLS, events: none of it fails.
@@ -201,7 +204,7 @@ def test_certificates_of_a_minute_are_renewed_without_a_drop(tmp_path: Path, n_m
         serve_who(lab)
         place = operator(lab, tmp_path)
         wait_until(lambda: ready(lab) == 3, "the nodes are not ready")
-        with watching(lab, place) as watch, under_load(lab, LENGTH_S * 2, RATE, *who_urls(lab)) as load:
+        with watching(lab, place) as watch, under_load(lab, LENGTH_S + ROTATIONS_S, RATE, *who_urls(lab)) as load:
             since = log_sizes(lab)
             watch.poll(LENGTH_S)
             renewals = logged(lab, "the certificate was renewed", since)
