@@ -42,7 +42,7 @@ from skep.model.errors import (
 from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import TaskState
 from skep.model.network import IPAM, IPAMConfig, NetworkAttachmentConfig, NetworkSpec
-from skep.model.node import Availability, NodeSpec, NodeState, Role, TLSInfo
+from skep.model.node import Availability, ManagerStatus, Node, NodeSpec, NodeState, Role, TLSInfo
 from skep.model.sealed import Sealed
 from skep.model.secret import ConfigSpec, SecretSpec
 from skep.model.service import (
@@ -578,6 +578,41 @@ async def test_the_only_manager_stays_one() -> None:
             await control.update_node("n1", control.find_node("n1").version, NodeSpec(role=Role.MANAGER))
         with pytest.raises(InUse, match="is a cluster manager and is a member of the raft cluster"):
             await control.remove_node("manager1", is_forced=True)
+
+
+def a_manager(id: str, reachability: str = "reachable") -> Node:
+    return msgspec.structs.replace(
+        a_node(id, capabilities=["etcd"]),
+        spec=NodeSpec(role=Role.MANAGER),
+        role=Role.MANAGER,
+        manager_status=ManagerStatus(reachability=reachability, addr=f"{id}:2377"),
+    )
+
+
+async def test_nodes_are_promoted_and_demoted() -> None:
+    async with a_control(a_manager("m2"), a_manager("m3"), a_node("n1", capabilities=["etcd"])) as control:
+
+        async def update(id: str, role: Role) -> Node:
+            return await control.update_node(id, control.find_node(id).version, NodeSpec(role=role))
+
+        promoted = await update("n1", Role.MANAGER)
+        assert (promoted.spec.role, promoted.role) == (Role.MANAGER, Role.WORKER)  # Its certificate follows.
+        await update("n1", Role.WORKER)
+        demoted = await update("m3", Role.WORKER)
+        # It keeps its certificate, and its place among the managers, until it was taken out.
+        assert demoted.manager_status is not None
+        with pytest.raises(InUse, match="It must be demoted to worker before removal"):
+            await control.remove_node("m3", is_forced=True)
+
+
+async def test_a_demotion_that_would_leave_too_few_is_refused() -> None:
+    async with a_control(a_manager("m2"), a_manager("m3", "unreachable")) as control:
+        with pytest.raises(InUse, match="this would result in a loss of quorum"):
+            await control.update_node("m2", control.find_node("m2").version, NodeSpec(role=Role.WORKER))
+        await control.update_node("m3", control.find_node("m3").version, NodeSpec(role=Role.WORKER))
+        await control.update_node("m2", control.find_node("m2").version, NodeSpec(role=Role.WORKER))
+        with pytest.raises(InUse, match="attempting to demote the last manager of the swarm"):
+            await control.update_node("manager1", control.find_node("manager1").version, NodeSpec(role=Role.WORKER))
 
 
 async def test_a_node_is_removed_when_it_is_down_or_by_force() -> None:

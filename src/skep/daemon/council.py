@@ -6,7 +6,7 @@ that they are taken one at a time. A manager that was demoted loses its membersh
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 VOTE_S: Final = 15.0
 LOOK_S: Final = 2.0
 UNUSED_S: Final = 45.0
-"""A member that was let in and has not begun for so long makes room: etcd takes one at a time."""
+"""A member without a vote that does not run for so long makes room: etcd takes one at a time."""
 NOT_NOW: Final = "the managers cannot be changed at present: {error}"
 DEMOTED: Final = "this node is to be no manager; promote it first (docker node promote {node_id})"
 
@@ -112,17 +112,18 @@ class Council:
 
     async def _add(self, members: Members, node_id: str, request: EntryRequest) -> Member:
         """Raises: StoreUnavailable."""
+        reachable = (await members.status()).reachable
         for member in await members.members():
             is_own = member.name == node_id or member.peer_url == request.peer_url
             is_other_life = is_own and (member.peer_url != request.peer_url or bool(member.name) > request.has_data)
-            if is_other_life or (not is_own and self._is_unused(member)):
+            if is_other_life or (not is_own and self._is_unused(member, reachable)):
                 log.warning("a member that does not run is removed", peer=member.peer_url)
                 await members.remove(member.id)
         return await members.add(request.peer_url)
 
-    def _is_unused(self, member: Member) -> bool:
-        """Whether it was let in and never came."""
-        if member.name:
+    def _is_unused(self, member: Member, reachable: Container[int]) -> bool:
+        """Whether it was let in and never came, or went away before it had a vote."""
+        if not member.is_learner or (member.name and member.id in reachable):
             self._unused.pop(member.id, None)
             return False
         return self.seconds() - self._unused.setdefault(member.id, self.seconds()) > UNUSED_S
