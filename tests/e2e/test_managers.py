@@ -206,7 +206,7 @@ def test_promotions_during_which_managers_are_killed_come_to_their_end(lab: Lab,
     join(lab, "node2", "worker")
     join(lab, "node3", "worker")
     lab.docker(*RUN, "s", "--replicas", "3", *PROGRAM)
-    tasks = wait_running(lab, "s", 3)
+    wait_running(lab, "s", 3)
     for name in ("node2", "node3"):
         lab.docker("node", "promote", name)
     for _ in range(8):
@@ -219,8 +219,8 @@ def test_promotions_during_which_managers_are_killed_come_to_their_end(lab: Lab,
     for name in three:
         wait_until(lambda name=name: name in answering(lab), f"{name} became no manager", 90)
     wait_until(lambda: {name for name, (_, seen) in found(lab).items() if seen} == three, "not all are managers", 60)
+    # A node whose daemon dies time and again may be silent for so long that its tasks are replaced.
     wait_until(lambda: len(running(lab, "s")) == 3, "what ran is not all seen again", 60)
-    assert running(lab, "s") == tasks
     lab.docker(*RUN, "t", *PROGRAM, node="node3")
     wait_running(lab, "t", 1)
 
