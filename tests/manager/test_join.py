@@ -9,12 +9,12 @@ from tests.factories import a_cluster, a_node
 from tests.identities import CLUSTER_ID, Authorities
 from tests.sessions import QuickClock
 
-from skep.agent.identity import new_key_request
+from skep.agent.identity import NodeIdentity, accept_issued, new_key_request
 from skep.core import identity as certificates
 from skep.manager.ca import node_id_of
 from skep.manager.join import WRONG_BURST, Admission
-from skep.model.cluster import CAConfig, JoinTokens
-from skep.model.errors import Forbidden, InvalidSpec, Unavailable
+from skep.model.cluster import CAConfig, JoinTokens, TokenLimit, TokenLimits
+from skep.model.errors import Forbidden, InvalidSpec, Unauthenticated, Unavailable
 from skep.model.identity import REFUSED, Identity, JoinRequest, JoinToken, Newcomer, RenewRequest, new_token
 from skep.model.node import Availability, NodeSpec, Role
 from skep.store.changes import Put
@@ -180,3 +180,48 @@ async def test_certificates_live_as_long_as_the_swarm_says(rig: Rig) -> None:
     rig.commit(spec=msgspec.structs.replace(a_cluster().spec, ca_config=CAConfig(node_cert_expiry=5 * MINUTE)))
     identity = await rig.join(rig.worker)
     assert identity.expires_at == pytest.approx(time.time_ns() + 5 * MINUTE, abs=MINUTE)
+
+
+async def test_a_token_that_is_used_up_lets_nobody_new_in_and_answers_as_a_wrong_one(rig: Rig) -> None:
+    csr = new_key_request().csr
+    first = await rig.join(rig.worker, csr)
+    rig.commit(token_limits=TokenLimits(worker=TokenLimit(uses_left=0)))
+    assert (await rig.join(rig.worker, csr)).node_id == first.node_id  # Its first answer was lost.
+    for other in (new_key_request().csr, "nonsense"):
+        with pytest.raises(InvalidSpec, match=f"^{REFUSED}$"):
+            await rig.join(rig.worker, other)
+    await rig.join(rig.manager)
+    rig.commit(token_limits=TokenLimits(worker=TokenLimit(uses_left=5, ends_at=rig.clock.now() - 1)))
+    with pytest.raises(InvalidSpec, match=f"^{REFUSED}$"):
+        await rig.join(rig.worker, csr)
+
+
+async def test_only_whose_newest_certificate_is_a_managers_counts_as_one(rig: Rig) -> None:
+    manager = await rig.join(rig.manager)
+    node = rig.state.nodes.get(manager.node_id)
+    assert node is not None
+    for role in (Role.MANAGER, Role.WORKER):
+        rig.state.apply([Put(msgspec.structs.replace(node, role=role))], rig.state.revision + 1)
+        assert rig.admission.is_demoted(node.id) is (role is Role.WORKER)
+    assert rig.admission.is_demoted("unknown")
+
+
+async def test_a_sleeper_is_certified_as_itself_and_others_do_not_fill_the_log(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = new_key_request()
+    issued = await rig.admission.join(JoinRequest(token=rig.worker, csr=request.csr), address="192.0.2.7")
+    sleeper = NodeIdentity(accept_issued(request, issued), lambda _: None, lambda: 0.5)
+    node = rig.state.nodes.get(sleeper.identity.node_id)
+    assert node is not None
+    csr = new_key_request().csr
+    asked = RenewRequest(csr=csr, proof=sleeper.prove(csr))
+    for _ in range(WRONG_BURST * 2):
+        with pytest.raises(Unauthenticated):  # No such certificate was issued to it.
+            await rig.admission.revive(asked, address="192.0.2.7")
+    assert capsys.readouterr().out.count("ended for good") == WRONG_BURST
+    known = msgspec.structs.replace(node, certificate_serial=sleeper.identity.serial)
+    rig.state.apply([Put(known)], rig.state.revision + 1)
+    revived = certificates.identity_of_pem((await rig.admission.revive(asked)).certificate)
+    assert revived.node_id == sleeper.identity.node_id
+    assert rig.registry.certified == [revived]
