@@ -99,13 +99,16 @@ class Seat:
     async def _keep_opening(
         self, member: Membership, managers: Callable[[], Sequence[ManagerAddress]], secret: bytes
     ) -> None:
+        entrance = Entrance(self._identity, self._places, managers)
+        is_in_doubt = False
         while True:
             try:
-                if member.is_entering:
-                    entering = Entrance(self._identity, self._places, managers)
-                    member, secret = await entering.enter(member)
+                if member.is_entering or is_in_doubt:
+                    member, secret = await entrance.enter(member)
                 await self._open(member, secret)
             except (SkepError, StoreError, TransportError, KeyFileError, OSError) as error:
+                # Perhaps the others went on without this one, and took it out: they are asked, too.
+                is_in_doubt = isinstance(error, StoreError)
                 if str(error) != self.reason:
                     log.warning("this manager does not take part yet, trying again", reason=str(error))
                 self.reason = str(error)
@@ -122,7 +125,7 @@ class Seat:
 
 
 class Entrance:
-    """How a manager that holds no state yet comes to it."""
+    """How a manager comes to the state: one that holds none yet, or what nobody else goes by any more."""
 
     def __init__(
         self, identity: NodeIdentity, places: StorePlaces, managers: Callable[[], Sequence[ManagerAddress]]
@@ -149,6 +152,10 @@ class Entrance:
         request = EntryRequest(peer_url=peer_url_of(host), control_addr=member.control_addr, has_data=has_data)
         addr, entry = await self._ask(member, request)
         if entry.is_new:
+            if not member.is_entering:
+                log.warning("the others went on without this manager: it begins anew with their state")
+                member = msgspec.structs.replace(member, is_entering=True)
+                memberships.save(self._places.swarm_dir, member)
             await stores.forget_etcd(self._places, member, lambda: self._identity.credentials)
         place = EtcdPlace(peer_url=request.peer_url, initial=entry.initial, is_joining=True)
         moved = msgspec.structs.replace(member, etcd=place, base=entry.base)
