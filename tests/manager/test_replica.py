@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.factories import a_cluster, a_node, a_service, a_task
 
-from skep.edge.rebase import RebasedStore
 from skep.edge.memory import MemoryStore
+from skep.edge.rebase import RebasedStore
 from skep.edge.sqlite import SqliteStore
 from skep.manager import replica as replicas
 from skep.manager import store_copy
@@ -252,15 +252,17 @@ async def test_it_goes_on_with_another_store_that_holds_the_same() -> None:
         late = asyncio.ensure_future(replica.commit(put(a_node("n3"))))
         stale = asyncio.ensure_future(replica.commit([Delete("node", "n1", version)]))
         await asyncio.sleep(0)
-        await store_copy.copy(first, moved)
-        await replica.switch(moved)
+        copied = await store_copy.copy(first, moved)
+        await replica.switch(moved, copied.revision, copied.rows)
         assert {node.id for node in replica.view.nodes.values()} == {"n1", "n2"}
     await late
     with pytest.raises(OutOfDate):
         await stale  # What was read before the move is at a version of its own now.
     assert {row.id for row in (await second.load())[1]} == {"n1", "n2", "n3"}
     assert {row.id for row in (await first.load())[1]} == {"n1", "n2"}
-    revisions = [(await anext(follower)).revision for _ in range(2)]
+    batches = [await anext(follower) for _ in range(2)]
+    assert [len(batch.events) for batch in batches] == [0, 1]  # Other versions alone are no news.
+    revisions = [batch.revision for batch in batches]
     assert version < revisions[0] < revisions[1]
     assert not ended.done()
     await replica.close()

@@ -7,7 +7,7 @@ one does, and the old one is only put aside. Done again, it resumes.
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -23,7 +23,7 @@ from skep.edge.etcd.store import EtcdStore
 from skep.edge.sqlite import SqliteStore
 from skep.manager import store_copy
 from skep.manager.replica import Replica
-from skep.manager.store_copy import CopyDiffers
+from skep.manager.store_copy import Copied, CopyDiffers
 from skep.model.errors import Conflict, Unavailable
 from skep.model.identity import Credentials
 from skep.ports.store import StaleVersion, Store, StoreError
@@ -77,14 +77,14 @@ class StoreSwitch:
             undo.push_async_callback(etcd.close)
             try:
                 raw = await self._begin(member, etcd, opened.store, undo)
+                _, known = await raw.load()
                 async with replica.paused():
-                    base, _ = await opened.store.load()
-                    await store_copy.copy(opened.store, raw)
+                    copied = await store_copy.copy(opened.store, raw, known=known, is_source_still=True)
                     self.reached("copied")
                     undo.pop_all()
-                    moved = msgspec.structs.replace(member, etcd=place, base=base)
+                    moved = msgspec.structs.replace(member, etcd=place, base=copied.source_revision)
                     fresh = stores.with_etcd(moved, etcd, raw, self.fraction)
-                    await self._settle(moved, opened, replica, fresh)
+                    await self._settle(moved, opened, replica, (fresh, copied))
             except StoreError as error:
                 raise Unavailable(
                     f"the swarm's state could not be moved to etcd and stays where it is: {error}"
@@ -92,7 +92,7 @@ class StoreSwitch:
         await opened.close()
         self.reached("closed")
         stores.forget_sqlite(self.places)
-        log.info("the swarm's state is in etcd from now on", revision=base)
+        log.info("the swarm's state is in etcd from now on", revision=moved.base)
         return moved, fresh
 
     async def _begin(self, member: Membership, etcd: EtcdMember, source: Store, undo: AsyncExitStack) -> EtcdStore:
@@ -109,12 +109,14 @@ class StoreSwitch:
         self.reached("copied early")
         return raw
 
-    async def _settle(self, moved: Membership, old: OpenStore, replica: Replica, fresh: OpenStore) -> None:
-        """Have the new store count. Raises: MoveUncertain."""
+    async def _settle(self, moved: Membership, old: OpenStore, replica: Replica, new: tuple[OpenStore, Copied]) -> None:
+        """Have the new store, with what it holds, count. Raises: MoveUncertain."""
+        fresh, copied = new
+        rows = [replace(row, version=row.version + moved.base) for row in copied.rows]
         try:
             memberships.save(self.places.swarm_dir, moved)
             self.reached("recorded")
-            await replica.switch(fresh.store, is_shared=True)
+            await replica.switch(fresh.store, copied.revision + moved.base, rows, is_shared=True)
         except BaseException as error:
             await old.close()  # Perhaps it counts no more: it must not acknowledge anything.
             raise MoveUncertain("the swarm's state was being moved to etcd; the daemon starts anew with it") from error

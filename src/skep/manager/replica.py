@@ -156,16 +156,17 @@ class Replica:
         finally:
             self._may_write.set()
 
-    async def switch(self, store: Store, *, is_shared: bool = False) -> None:
+    async def switch(self, store: Store, revision: int, rows: Sequence[Row], *, is_shared: bool = False) -> None:
         """Go on with another store that holds the same, while paused; the old one stays open.
 
-        Its revisions must be greater. Everyone is told as after a reload, because every version is another one.
+        Args:
+            revision, rows: What it holds, loaded from it. Revisions and versions are greater than those here; whatever
+                differs in nothing else is no event.
         """
         await self._stop_following()
         self._store = store
         self.is_shared = is_shared
-        while not await self._reload():
-            pass
+        self._take(_catch_up(self.view, revision, self._objects(rows), is_moved=True))
         self._start_following()
 
     async def commit(self, changes: Sequence[Change], *, lease: str = "", takes_turn: bool = False) -> Batch:
@@ -178,18 +179,18 @@ class Replica:
         Returns:
             What changed, as applied to the view by now; of several transactions the events of all.
         Raises:
-            OutOfDate: An object, or the turn, is not at the version it was read at. Of several transactions earlier
-                ones stay.
+            OutOfDate: An object, or the turn, is not at the version it was read at, or the state has moved to another
+                store meanwhile. Of several transactions earlier ones stay.
             NoQuorum, Unavailable: The store cannot write at present.
             LeaseLost: This manager is no longer the leader.
         """
         now = self._clock.now()
         revision = self.view.revision
         events: list[Event] = []
-        turn = self._turn
+        turn, store = self._turn, self._store
         for writes in transactions([_write(change, now) for change in changes], MAX_OPERATIONS - takes_turn):
             own = [Write(TURN_KIND, TURN_ID, b"", turn)] if takes_turn else []
-            turn, batch = await self._commit([*own, *writes], lease)
+            turn, batch = await self._commit(store, [*own, *writes], lease)
             revision = batch.revision
             events.extend(batch.events)
         return Batch(revision, events)
@@ -205,14 +206,16 @@ class Replica:
         self._subscriptions[subscription] = None
         return subscription
 
-    async def _commit(self, writes: Sequence[Write], lease: str) -> tuple[int, Batch]:
+    async def _commit(self, store: Store, writes: Sequence[Write], lease: str) -> tuple[int, Batch]:
         """Returns: the transaction's own revision, and the batch it came with."""
         commit = _Commit()
         await self._may_write.wait()
+        if store is not self._store:
+            raise OutOfDate(OUT_OF_SEQUENCE)  # It was worked out without the turns that are taken from now on.
         self._commits[commit] = None
         self._is_idle.clear()
         try:
-            revision = await self._store.commit(writes, lease=lease)
+            revision = await store.commit(writes, lease=lease)
             return revision, await commit.batch(revision)
         except StaleVersion as error:
             raise OutOfDate(OUT_OF_SEQUENCE) from error
@@ -300,8 +303,12 @@ def _read(row: Row) -> Object:
     return codec.decode(row.kind, row.value, row.version)
 
 
-def _catch_up(state: State, revision: int, rows: Sequence[Row]) -> Batch:
-    """Bring a state to what was loaded; returns the difference as one batch."""
+def _catch_up(state: State, revision: int, rows: Sequence[Row], *, is_moved: bool = False) -> Batch:
+    """Bring a state to what was loaded; returns the difference as one batch.
+
+    Args:
+        is_moved: Versions are another store's: one that differs tells nothing.
+    """
     present = {(row.kind, row.id) for row in rows}
     gone = [(kind, old) for kind, old in state.objects() if (kind, old.id) not in present]
     events = list(state.apply([Delete(kind, old.id, old.version) for kind, old in gone], revision).events)
@@ -309,6 +316,7 @@ def _catch_up(state: State, revision: int, rows: Sequence[Row]) -> Batch:
         old = state.find(row.kind, row.id)
         if old is None or old.version != row.version:
             new = _read(row)
-            events.append(Event(row.kind, row.id, old, new))
+            if not is_moved or old is None or msgspec.structs.replace(old, version=new.version) != new:
+                events.append(Event(row.kind, row.id, old, new))
             state.load([new], revision)
     return Batch(revision, events)

@@ -17,27 +17,33 @@ class CopyDiffers(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """Attributes: n_rows: there are now; n_written: this time; revision: of the target, as of the check."""
+    """Attributes: n_written: this time; source_revision: of what was copied; revision, rows: of the target, checked."""
 
-    n_rows: int
     n_written: int
+    source_revision: int
     revision: int
+    rows: Sequence[Row]
 
 
-async def copy(source: Store, target: Store) -> Copied:
+async def copy(
+    source: Store, target: Store, *, known: Sequence[Row] | None = None, is_source_still: bool = False
+) -> Copied:
     """Make the target hold the source's rows and no others.
 
+    Args:
+        known: What the target holds, if that is known.
+        is_source_still: The caller sees to it that nobody writes to the source; otherwise that is checked.
     Raises:
         CopyDiffers: The check found another state than was copied.
         StoreUnavailable, StoreDamaged: Of either store; doing it again resumes.
         StaleVersion: Something else writes to the target.
     """
-    _, rows = await source.load()
-    writes = differences(rows, (await target.load())[1])
+    source_revision, rows = await source.load()
+    writes = differences(rows, (await target.load())[1] if known is None else known)
     for part in transactions(writes):
         await target.commit(part)
     revision, written = await target.load()
-    _, still = await source.load()
+    still = rows if is_source_still else (await source.load())[1]
     for found, where in ((written, "copy"), (still, "source")):
         if (difference := differences(rows, found)) != []:
             first = difference[0]
@@ -45,7 +51,7 @@ async def copy(source: Store, target: Store) -> Copied:
                 f"the {where} differs in {len(difference)} objects, first {first.kind} {first.id}; "
                 "see that nothing else writes to it, then copy again"
             )
-    return Copied(len(rows), len(writes), revision)
+    return Copied(len(writes), source_revision, revision, written)
 
 
 def differences(wanted: Sequence[Row], found: Sequence[Row]) -> list[Write]:
