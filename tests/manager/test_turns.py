@@ -10,15 +10,17 @@ from tests.etcd_members import Members, running
 from tests.factories import a_service
 from tests.sessions import until
 
-from skep.edge.clock import SystemClock
+from skep.edge.clock import SystemClock, SystemDice
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
+from skep.edge.rebase import RebasedStore
 from skep.manager.control.turns import Turns
+from skep.manager.control.writes import Writes
 from skep.manager.replica import Replica
 from skep.model.errors import Conflict, NoQuorum, OutOfDate, SkepError
 from skep.model.secret import Config, ConfigSpec
 from skep.model.service import Service
-from skep.ports.store import OutcomeUnknown, Store, Write
+from skep.ports.store import OutcomeUnknown, Row, Store, Write
 from skep.store.changes import Batch, Change, Put
 from skep.store.state import View
 
@@ -249,3 +251,33 @@ async def test_an_operation_nobody_waits_for_any_more_is_left_out() -> None:
         with pytest.raises(SkepError):
             await turns.run(creation("c", "a"))
         assert given_up.runs == 0
+
+
+class Fresh(RebasedStore):
+    """Where the state moves to: its revisions go on."""
+
+    async def hold(self, rows: Sequence[Row]) -> tuple[int, Sequence[Row]]:
+        for row in rows:
+            await self.commit([Write(row.kind, row.id, row.value, 0)])
+        return await self.load()
+
+
+async def test_what_was_worked_out_before_the_state_moved_is_worked_out_again() -> None:
+    """One manager with a file becomes the first of several: an operation that waited meanwhile takes the turn, too."""
+    store = Shared()
+    replica = Replica(store, SystemClock())
+    await replica.open()
+    writes = Writes(replica, SystemClock(), SystemDice())
+    early = [creation("a", "web"), creation("b", "web"), creation("c", "other")]
+    async with replica.paused():
+        waiting = [asyncio.ensure_future(writes.transact(operation)) for operation in early]
+        await until(lambda: early[0].runs)
+        revision, rows = await store.load()
+        fresh = Fresh(MemoryStore(), revision + 1)
+        await replica.switch(fresh, *await fresh.hold(rows), is_shared=True)
+    found = await outcomes(*waiting)
+    assert sorted(type(each).__name__ for each in found) == ["Batch", "Batch", "Conflict"]
+    assert isinstance(found[2], Batch)
+    assert early[0].runs == 2
+    assert [row.id for row in (await fresh.load())[1] if row.kind == "turn"] == ["api"]
+    await replica.close()

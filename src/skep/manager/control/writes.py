@@ -59,13 +59,15 @@ class Writes:
             OutOfDate: What it writes keeps changing under it.
             NoQuorum, Unavailable: It cannot be stored at present.
         """
-        if self._replica.is_shared:
-            return await self._turns.run(operation)
-        async with self._turn:
-            for _ in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
+            async with self._turn:
+                if self._replica.is_shared:
+                    break
                 changes = operation(self._replica.view)
                 try:
                     return await self._replica.commit(changes)
                 except OutOfDate:
                     await self.clock.sleep(PAUSE)  # The batch of who was quicker is on its way to the view.
-        raise OutOfDate(OUT_OF_SEQUENCE)
+        else:
+            raise OutOfDate(OUT_OF_SEQUENCE)
+        return await self._turns.run(operation)
