@@ -170,14 +170,13 @@ class ApiLoad:
         return {}
 
     async def remove(self) -> None:
-        """Remove what was looked at, as fast as it is written, until cancelled."""
-        number = 0
+        """Remove what was looked at, as fast as it goes, until cancelled."""
         while True:
-            await asyncio.sleep(1 / self._rate)
-            if self._to_remove and sum(m.n_open for m in self._managers) < MAX_OPEN:
-                number += 1
-                name, id = self._to_remove.popleft()
-                self._spawn(self._remove_one(self._managers[number % len(self._managers)], name, id))
+            await asyncio.sleep(TICK_S)
+            for manager in self._managers:
+                while self._to_remove and manager.n_open < MAX_OPEN // 2:
+                    name, id = self._to_remove.popleft()
+                    self._spawn(self._remove_one(manager, name, id))
 
     async def _remove_one(self, manager: Manager, name: str, id: str) -> None:
         try:

@@ -144,7 +144,7 @@ class Trial:
 
     def wait_decision(self, number: int, asked: list[NodeLayout]) -> None:
         """Make a service that no node may run, and wait for its task: only a leader makes one."""
-        name = f"probe{number}"
+        name = _probe(number)
         began = time.monotonic()
         is_made, turn = False, 0
         while time.monotonic() < began + LIMIT_S:
@@ -154,7 +154,6 @@ class Trial:
                 if not is_made:
                     is_made = _make_probe(client, name)
                 if is_made and client.json("GET", _tasks(service=name)):
-                    client.call("DELETE", f"/services/{name}")
                     return
             except (EngineRefused, EngineUnreachable):
                 pass
@@ -192,12 +191,17 @@ class Trial:
         round_.healed_s = at_s()
         wait_until(self.is_whole, f"the swarm is not whole after {round_.kind} of {victim.name}", LIMIT_S)
         round_.settled_s = time.monotonic() - began
+        self.lab.api("DELETE", f"/services/{_probe(number)}")
         round_.findings = writes.look(self.managers)
         return round_
 
 
 def _client(node: NodeLayout, timeout_s: float = 5.0) -> EngineClient:
     return EngineClient(f"unix://{node.socket}", timeout_s=timeout_s)
+
+
+def _probe(number: int) -> str:
+    return f"probe{number}"
 
 
 def _tasks(**filters: str) -> str:
