@@ -58,7 +58,9 @@ class Site:
         self.node = node
         self.is_ready = node.status.state == NodeState.READY and node.spec.availability == Availability.ACTIVE
         self.platform = canonical(node.description.platform)
-        self._weigh()
+        offered = node.description.resources
+        self.cpu_free = offered.nano_cpus - self.cpu_used  # Asked far more often than it changes.
+        self.memory_free = offered.memory_bytes - self.memory_used
 
     def generic_free(self, kind: str) -> int:
         """How many of a kind no task has claimed."""
@@ -124,19 +126,14 @@ class Site:
             reserved = reservations(task.spec)
             self.cpu_used += sign * reserved.nano_cpus
             self.memory_used += sign * reserved.memory_bytes
-            self._weigh()
+            self.cpu_free -= sign * reserved.nano_cpus
+            self.memory_free -= sign * reserved.memory_bytes
         if task.generic_resources:
             self._hold_generic(task.generic_resources, sign)
         for port in host_ports(task.endpoint.ports) if task.endpoint and task.endpoint.ports else ():
             self.ports[port] = self.ports.get(port, 0) + sign
             if not self.ports[port]:
                 del self.ports[port]
-
-    def _weigh(self) -> None:
-        """Figure out what is free; it is asked far more often than it changes."""
-        offered = self.node.description.resources
-        self.cpu_free = offered.nano_cpus - self.cpu_used
-        self.memory_free = offered.memory_bytes - self.memory_used
 
     def _hold_generic(self, resources: list[GenericResource], sign: int) -> None:
         for kind, number in count_generic(resources).items():

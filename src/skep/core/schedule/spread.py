@@ -24,8 +24,8 @@ class Chooser(Protocol):
         ...
 
 
-Rank = tuple[int, int, int, str]
-"""Recent failures of the service, its tasks, all tasks, and the node's id."""
+Rank = tuple[int, int, int, str, Site]
+"""Recent failures of the service, its tasks, all tasks, and the node's id, which decides before the node would."""
 
 
 class Leaf:
@@ -35,19 +35,20 @@ class Leaf:
         self._sites = sites
         self._pipeline = pipeline
         self._rank = rank
-        self._heap: list[tuple[Rank, Site]] | None = None
+        self._heap: list[Rank] | None = None
 
     def choose(self) -> Site | None:
         rank, has_room = self._rank, self._pipeline.has_room
         if self._heap is None:
-            self._heap = [(rank(site), site) for site in self._pipeline.roomy(self._sites)]
+            self._heap = [rank(site) for site in self._pipeline.roomy(self._sites)]
             heapq.heapify(self._heap)
         heap = self._heap
         while heap:
-            known, site = heap[0]
+            known = heap[0]
+            site = known[-1]
             now = rank(site)
             if now != known:
-                heapq.heapreplace(heap, (now, site))  # It was chosen before and has a task more since.
+                heapq.heapreplace(heap, now)  # It was chosen before and has a task more since.
             elif has_room(site):
                 return site
             else:
@@ -112,7 +113,7 @@ def chooser(pipeline: Pipeline, arrangement: Arrangement, now: Nanoseconds) -> C
 
     def rank(site: Site) -> Rank:
         failures = site.recent_failures(demand, now) if site.failures else 0
-        return failures, site.by_service.get(service_id, 0), site.total, site.node.id
+        return failures, site.by_service.get(service_id, 0), site.total, site.node.id, site
 
     def ranked(part: Arrangement) -> Chooser:
         if part.branches is None:
