@@ -94,6 +94,7 @@ class EtcdMember:
 
     async def restart(self) -> None:
         """End it gracefully and start it anew; it is away for about a second."""
+        self.refresh()
         await self._process.close()
         await self._process.start()
 
