@@ -348,6 +348,12 @@ def test_the_last_good_manager_comes_first_and_the_others_by_the_dice() -> None:
     book.learn([])
     book.learn(["d"])
     assert book.order(Fixed(0.5)) == ["b", "d"]
+    book.doubt("d")
+    assert book.order(Fixed(0.5)) == ["b", "d"]
+    book.doubt("b")
+    assert book.order(Fixed(0.5)) == ["d", "b"], "it may hang: the others are asked before it"
+    book.praise("b")
+    assert book.order(Fixed(0.5)) == ["b", "d"]
 
 
 @dataclass

@@ -14,6 +14,7 @@ class AddressBook:
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = list(dict.fromkeys(addresses))
         self._good = ""
+        self._is_doubtful = False
 
     def learn(self, addresses: Sequence[str]) -> None:
         """Replace the list by what a manager said; an empty one teaches nothing."""
@@ -22,10 +23,16 @@ class AddressBook:
 
     def praise(self, address: str) -> None:
         """That one answered: try it first the next time."""
-        self._good = address
+        self._good, self._is_doubtful = address, False
+
+    def doubt(self, address: str) -> None:
+        """That one broke off: it may be dead or hang, so try it last the next time."""
+        self._is_doubtful |= address == self._good
 
     def order(self, dice: Dice) -> list[str]:
-        """The last good one first, even if it was not named since; the others shuffled, so that nodes spread."""
+        """The last good one first, or last if in doubt, even if it was not named since; the others shuffled."""
         others = [address for address in self._addresses if address != self._good]
         others.sort(key=lambda _: dice.fraction())
-        return [self._good, *others] if self._good else others
+        if not self._good:
+            return others
+        return [*others, self._good] if self._is_doubtful else [self._good, *others]

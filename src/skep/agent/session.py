@@ -124,6 +124,7 @@ class AgentSession:
             channel = await self._ports.control.dial(address, self._identity.credentials)
         except TransportError as error:
             log.info("no session with a manager", manager=address, reason=str(error))
+            self._book.doubt(address)
             self._is_answered |= not (isinstance(error, Unreachable) and error.is_silent)
             return False
         self._is_answered = True
@@ -132,6 +133,7 @@ class AgentSession:
             await self._converse(address, channel)
         except ChannelClosed as over:
             log.info("the session ended", manager=address, reason=str(over))
+            self._book.doubt(address)
         except SessionOver as over:
             log.info("the session ended", manager=address, reason=str(over))
             await self._learn(over.managers)
