@@ -127,6 +127,8 @@ async def test_who_is_to_be_no_manager_is_not_let_in(circle: Circle) -> None:
     await circle.put(a_manager("m1", Role.WORKER))
     with pytest.raises(Forbidden, match="promote it first"):
         await circle.council.enter(identity("m1"), asking(11))
+    with pytest.raises(Forbidden, match="promote it first"):
+        await circle.council.vote(identity("m1"), asking(11))
     with pytest.raises(Unavailable, match="does not know the node yet"):
         await circle.council.enter(identity("m9"), asking(19))
     assert circle.home.n_widened == 0

@@ -86,11 +86,7 @@ class Council:
             Forbidden: It is to be no manager. Unavailable, NoQuorum: Not at present, or etcd is missing here.
         """
         node_id = identity.node_id
-        node = self.writes.view.nodes.get(node_id)
-        if node is None:
-            raise Unavailable("this manager does not know the node yet; try again")
-        if node.spec.role != Role.MANAGER:
-            raise Forbidden(DEMOTED.format(node_id=node.id))
+        self._check_wanted(node_id)
         async with self._changing:
             await self.home.widen()
             members = self._members()
@@ -109,6 +105,13 @@ class Council:
             data_key=self.data_key,
             is_new=not added.name,
         )
+
+    def _check_wanted(self, node_id: str) -> None:
+        node = self.writes.view.nodes.get(node_id)
+        if node is None:
+            raise Unavailable("this manager does not know the node yet; try again")
+        if node.spec.role != Role.MANAGER:
+            raise Forbidden(DEMOTED.format(node_id=node_id))
 
     async def _add(self, members: Members, node_id: str, request: EntryRequest) -> Member:
         """Raises: StoreUnavailable."""
@@ -132,8 +135,9 @@ class Council:
         """Give a manager its vote; returns once it counts.
 
         Raises:
-            Unavailable: It was not let in, or has not caught up yet.
+            Forbidden: It is to be no manager. Unavailable: It was not let in, or has not caught up yet.
         """
+        self._check_wanted(identity.node_id)
         members = self._members()
         try:
             found = next((each for each in await members.members() if each.peer_url == request.peer_url), None)
