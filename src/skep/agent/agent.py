@@ -6,7 +6,7 @@ is none it keeps the node as it was told last.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,7 @@ class Agent:
         self._is_due = asyncio.Event()
         self._is_empty = asyncio.Event()
         self.managers: Sequence[ManagerAddress] = ()
+        self.on_managers: Callable[[Sequence[ManagerAddress]], None] = lambda _: None
 
     # --- running -------------------------------------------------------------------
 
@@ -359,6 +360,7 @@ class Agent:
 
     async def managers_changed(self, managers: Sequence[ManagerAddress]) -> None:
         self.managers = managers
+        self.on_managers(managers)
 
     def open_stream(self, request: LogRequest) -> AsyncIterator[StreamData]:
         return open_logs(self._ports.runtime, self._executors.get(request.task_id), request)

@@ -355,8 +355,6 @@ class Node:
             if self._member is None or self._identity is None or self._worker is None:
                 raise NotManager(NOT_MEMBER)
             managers = await rejoin.answering(addrs, self._identity.credentials)
-            self._member = msgspec.structs.replace(self._member, managers=managers)
-            memberships.save(self._config.swarm_dir, self._member)
             await self._worker.turn_to(managers)
         await self._wait_welcome()
 

@@ -4,12 +4,14 @@ Edge: picks adapters. Every member of a swarm has them, managers too.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from skep.agent.agent import Agent, Ports
 from skep.agent.attachments import Attachments
 from skep.agent.description import NodeFacts
 from skep.agent.identity import NodeIdentity
 from skep.agent.session import AgentSession, SessionPorts
+from skep.daemon import known_managers
 from skep.daemon.config import DaemonConfig
 from skep.daemon.manager import Means
 from skep.daemon.membership import Membership
@@ -97,10 +99,12 @@ class WorkerParts:
         )
         agent = Agent(facts, ports, config.swarm_dir / "agent")
         agent.load()
+        agent.managers = known_managers.load(config.swarm_dir)
+        agent.on_managers = partial(known_managers.save, config.swarm_dir)
         self._agent = agent
         self._on_removed = on_removed
         self._supervisor.keep("agent", agent.run)
-        self._connect(agent, member.managers)
+        self._connect(agent, [*agent.managers, *member.managers])
 
     def _connect(self, agent: Agent, managers: Sequence[ManagerAddress]) -> None:
         session = AgentSession(
@@ -121,6 +125,7 @@ class WorkerParts:
         """Look for managers there from now on, and nowhere else; what runs is not touched."""
         if self._agent is not None:
             await self._in_touch.close()
+            await self._agent.managers_changed(managers)
             self._connect(self._agent, managers)
 
     async def wait_connected(self) -> None:
