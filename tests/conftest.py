@@ -9,7 +9,10 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("skep", deadline=None)  # How long an example takes is the machine's business, not the code's.
+settings.load_profile("skep")
 ALLOWED = ("kernel: ", "not applicable: ")
 
 

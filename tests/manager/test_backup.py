@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.factories import a_cluster, a_node, a_service, a_task
 
@@ -59,7 +59,6 @@ LARGE = some_objects(400)
 LARGE_WHOLE = written(LARGE)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(min_value=0, max_value=1 << 24), max_size=12))
 def test_what_was_written_is_read_in_pieces_of_any_size(pieces: list[int]) -> None:
     reader, rows = read(LARGE_WHOLE, pieces=pieces)
@@ -92,7 +91,6 @@ def test_another_pass_phrase_is_told_apart_from_damage() -> None:
         read(WHOLE, pass_phrase="incorrect")
 
 
-@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=len(WHOLE) - 1), st.integers(min_value=0, max_value=7), st.booleans())
 def test_a_changed_bit_is_seen(at: int, bit: int, is_opened: bool) -> None:
     raw = bytearray(WHOLE)
@@ -101,7 +99,6 @@ def test_a_changed_bit_is_seen(at: int, bit: int, is_opened: bool) -> None:
         read(bytes(raw), pass_phrase=PHRASE if is_opened else None)
 
 
-@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=len(WHOLE) - 1))
 def test_a_file_that_was_cut_off_is_no_backup(length: int) -> None:
     with pytest.raises(BackupDamaged):
@@ -138,7 +135,6 @@ def test_a_newer_format_is_named_and_an_impossible_cost_refused() -> None:
         BackupReader().feed(backup.encode_head(a_head(scrypt=huge)))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_no_bytes_at_all_do_more_than_be_refused(head: bytes, rest: bytes) -> None:
     crc = zlib.crc32(head)
