@@ -20,10 +20,12 @@ from skep.daemon.stores import StorePlaces
 from skep.edge import keyfile
 from skep.edge.clock import SystemClock
 from skep.manager.replica import Replica
+from skep.model.errors import OutOfDate
 from skep.model.identity import Credentials
 from skep.store.changes import Put
 
 KILLED = 9
+ATTEMPTS = 5
 
 
 def places_of(directory: Path, client_port: int) -> StorePlaces:
@@ -57,7 +59,7 @@ async def move(directory: Path, client_port: int, peer_url: str, kill_at: str) -
     await replica.open()
     writing = asyncio.ensure_future(_write(replica))
     _, opened = await switch.to_etcd(member, opened, replica, peer_url)
-    await _write_one(replica, "last")
+    await _write_one(replica, f"{os.getpid()}-last")
     writing.cancel()
     await replica.close()
     await opened.close()
@@ -72,7 +74,14 @@ async def _write(replica: Replica) -> None:
 
 
 async def _write_one(replica: Replica, id: str) -> None:
-    await replica.commit([Put(a_node(id))])
+    for _ in range(ATTEMPTS):
+        try:
+            await replica.commit([Put(a_node(id))])
+            break
+        except OutOfDate:
+            pass  # The store was changed under it: worked out anew, as by everyone who writes.
+    else:
+        raise AssertionError(f"{id} cannot be written")
     print(f"acknowledged {id}", flush=True)
 
 
