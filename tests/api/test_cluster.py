@@ -32,3 +32,15 @@ async def test_the_plan_of_a_recovery_changes_nothing(api: Api) -> None:
 async def test_a_node_that_is_no_manager_cannot_tell(api: Api) -> None:
     for path in ("/skep/cluster", "/skep/cluster/recovery"):
         assert (await api.ask("GET", path)).status == 503
+
+
+async def test_a_manager_that_cannot_open_without_the_others_says_what_to_do(api: Api) -> None:
+    await api.init()
+    api.node.closed_because = "this manager does not take part yet: etcd has no quorum"
+    refused = await api.ask("GET", "/skep/cluster")
+    assert refused.status == 503
+    assert "etcd has no quorum; if the other managers are gone for good" in refused.message
+    plan = await api.get("/skep/cluster/recovery")
+    assert (plan["Nodes"], plan["Failure"]) == ([], api.node.closed_because)
+    assert plan["Steps"]
+    assert plan["Danger"]

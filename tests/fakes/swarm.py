@@ -17,7 +17,7 @@ from skep.lib.durations import DAY, SECOND
 from skep.model.backup import BackupDamaged, check_new_pass_phrase
 from skep.model.base import Object
 from skep.model.cluster import Cluster, JoinTokens, SwarmSpec, TokenLimit
-from skep.model.errors import Conflict, InUse, InvalidSpec, NotFound, NotManager, OutOfDate
+from skep.model.errors import Conflict, InUse, InvalidSpec, NotFound, NotManager, OutOfDate, Unavailable
 from skep.model.lifecycle import TaskState
 from skep.model.network import Attachment, IPAMConfig, Network, NetworkSpec
 from skep.model.node import (
@@ -88,6 +88,7 @@ class FakeControl:
         self.logs: list[LogEntry] = []
         self.registry_auth = ""
         self.is_stale = False
+        self.n_catches = 0
         self.watched = asyncio.Event()
         self._watchers: set[asyncio.Queue[Batch]] = set()
         self._number = 0
@@ -138,6 +139,9 @@ class FakeControl:
         for queue in self._watchers:
             queue.put_nowait(batch)
         return batch
+
+    async def catch_up(self) -> None:
+        self.n_catches += 1
 
     async def watch(self) -> AsyncIterator[Batch]:
         queue: asyncio.Queue[Batch] = asyncio.Queue()
@@ -427,11 +431,14 @@ class FakeNode:
         self.asked: InitRequest | JoinRequest | None = None
         self.restored: RestoreRequest | None = None
         self.rejoined: list[str] = []
+        self.closed_because = ""
 
     async def engine_facts(self) -> EngineFacts:
         return EngineFacts("process", "0.1.0", "linux", "amd64", 2 * 10**9, 4 << 30)
 
     def control(self) -> FakeControl:
+        if self.closed_because:
+            raise Unavailable(self.closed_because)
         if self.swarm is None:
             raise NotManager(NO_SWARM if self.local_state.state == "inactive" else WORKER)
         return self.swarm

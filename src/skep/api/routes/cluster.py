@@ -16,10 +16,18 @@ from skep.core.recovery import RecoveryPlan
 from skep.lib.timestamps import format_rfc3339
 from skep.model.errors import Unavailable
 
+WITHOUT_OTHERS: Final = (
+    "if the other managers are gone for good, `skep cluster recover --plan` shows how this one goes on alone"
+)
+
 
 async def status(call: Call) -> web.StreamResponse:
     """GET /skep/cluster."""
-    return call.reply(_status(await call.control.cluster_status()))
+    try:
+        control = call.control
+    except Unavailable as reason:
+        raise Unavailable(f"{reason}; {WITHOUT_OTHERS}") from reason
+    return call.reply(_status(await control.cluster_status()))
 
 
 async def plan(call: Call) -> web.StreamResponse:
