@@ -191,7 +191,7 @@ class Trial:
         round_.healed_s = at_s()
         wait_until(self.is_whole, f"the swarm is not whole after {round_.kind} of {victim.name}", LIMIT_S)
         round_.settled_s = time.monotonic() - began
-        self.lab.api("DELETE", f"/services/{_probe(number)}")
+        self.lab.api("DELETE", f"/services/{_probe(number)}", node=rest[0].name)
         round_.findings = writes.look(self.managers)
         return round_
 

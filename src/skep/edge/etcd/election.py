@@ -130,6 +130,7 @@ class EtcdCandidate:
         if holder is None or holder.lease != granted.ID:
             await _revoke(self._gateway, granted.ID)
             return None
+        self._awaited = None
         log.info("this manager leads", term=holder.create_revision)
         lease = Lease(granted.ID, float(granted.TTL), asked_at)
         return EtcdTerm(self._gateway, self._target, lease, holder.create_revision)
