@@ -57,8 +57,10 @@ def test_a_swarm_that_cannot_note_its_backup_has_one_all_the_same(
     daemon: Daemon, tmp_path: Path, phrase_file: str
 ) -> None:
     daemon.answers = {("POST", "/skep/backup"): a_backup()}
+    daemon.headers = {"Skep-Stale": "true"}
     done = skep(daemon, "save", "--passphrase-file", phrase_file, str(tmp_path / "b.skep"))
     assert done.exit_code == 0
+    assert "WARNING! This manager is cut off from the others" in done.stderr
     assert "The backup is whole; the swarm could not note" in done.stderr
     assert (tmp_path / "b.skep").read_bytes() == a_backup()
 

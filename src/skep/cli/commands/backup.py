@@ -89,8 +89,11 @@ def save(host: str | None, file: Path, passphrase_file: Path | None, template: s
     check_new_pass_phrase(pass_phrase)
     engine = Engine(host)
     with engine.stream("POST", "/skep/backup", {"PassPhrase": pass_phrase}) as reply:
+        is_stale = reply.headers.get("Skep-Stale") == "true"
         reader = backup_file.write(file, reply, pass_phrase)
     found = _document(file, reader)
+    if is_stale:
+        click.echo("WARNING! This manager is cut off from the others: the backup holds what it knew last.", err=True)
     _note(engine, reader)
     if template:
         click.echo(render.one(found, template))
