@@ -145,6 +145,19 @@ async def test_info_of_a_manager(api: Api) -> None:
     assert "two-manager" in info["Warnings"][0]
 
 
+async def test_whoever_asks_sees_what_other_managers_have_acknowledged(api: Api) -> None:
+    await api.ask("GET", "/_ping")
+    await api.init()
+    await api.ask("GET", "/_ping")
+    assert api.swarm.n_catches == 0
+    for n, (method, path) in enumerate((("GET", "/services"), ("DELETE", "/services/nowhere"), ("GET", "/info")), 1):
+        await api.ask(method, path)
+        assert api.swarm.n_catches == n
+    api.swarm.is_stale = True  # Nobody would answer.
+    await api.ask("GET", "/services")
+    assert api.swarm.n_catches == 3
+
+
 async def test_without_a_quorum_every_read_of_the_swarm_says_that_it_may_be_old(api: Api) -> None:
     await api.init()
     reads = ("/nodes", "/services", "/tasks", "/networks", "/secrets", "/configs", "/swarm", "/info")

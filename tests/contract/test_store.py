@@ -83,6 +83,17 @@ async def test_a_new_store_is_empty(store: Store) -> None:
     assert isinstance(revision, int)
 
 
+async def test_the_version_of_one_row_is_known(store: Store) -> None:
+    assert await store.version("task", "a") == 0
+    first = await store.commit([put("a")])
+    await store.commit([put("b")])
+    assert await store.version("task", "a") == first
+    second = await store.commit([put("a", at=first)])
+    assert await store.version("task", "a") == second
+    await store.commit([delete("a", second)])
+    assert await store.version("task", "a") == 0
+
+
 async def test_what_was_committed_is_loaded_with_its_revision(store: Store) -> None:
     first = await store.commit([put("a", b"1"), Write("node", "a", b"2", 0)])
     second = await store.commit([put("b", b"3")])

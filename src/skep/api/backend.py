@@ -97,6 +97,10 @@ class Control(Protocol):
         """The state as of the last commit this manager saw."""
         ...
 
+    async def catch_up(self) -> None:
+        """Wait, a moment at most, until the view holds whatever was acknowledged anywhere before this call."""
+        ...
+
     @property
     def is_stale(self) -> bool:
         """Whether the view may be out of date: too few managers answer."""

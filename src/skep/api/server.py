@@ -185,9 +185,17 @@ class ApiServer:
         route, params = found
         authorize.check(self._caller(request, connection), route.access)
         call = Call(self._backend, request, connection, path, params, version, route, headers)
+        if route.access != authorize.EVERYONE:
+            await self._catch_up()
         if route.changes:
             return await asyncio.shield(route.handler(call))
         return await route.handler(call)
+
+    async def _catch_up(self) -> None:
+        """See what was acknowledged at other managers, as if there were only one."""
+        control = self._backend.engines.control()
+        if control is not None and not control.is_stale:
+            await control.catch_up()
 
     def _caller(self, request: web.BaseRequest, connection: Connection) -> authorize.Caller:
         """Who asks. On TCP the `Host` must be this node's, or a name that a web page's owner points here would do.

@@ -38,6 +38,11 @@ class MemoryStore:
         self._check_open()
         return self._revision, tuple(self._rows.values())
 
+    async def version(self, kind: str, id: str) -> int:
+        self._check_open()
+        row = self._rows.get((kind, id))
+        return row.version if row is not None else 0
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         check_legal(writes)
         self._check_open()

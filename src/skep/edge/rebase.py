@@ -22,6 +22,10 @@ class RebasedStore:
         revision, rows = await self._store.load()
         return revision + self._base, [replace(row, version=row.version + self._base) for row in rows]
 
+    async def version(self, kind: str, id: str) -> int:
+        found = await self._store.version(kind, id)
+        return found + self._base if found else 0
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         for write in writes:
             if 0 < write.expected_version <= self._base:  # Read before the move: there is a later one.

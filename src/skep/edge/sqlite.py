@@ -70,6 +70,9 @@ class SqliteStore:
     async def load(self) -> tuple[int, Sequence[Row]]:
         return await self._ask(StoreFile.load)
 
+    async def version(self, kind: str, id: str) -> int:
+        return await self._ask(lambda file: file.version(kind, id))
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         """See `Store.commit`. The lease is not looked at: who has the file open is the only manager."""
         check_legal(writes)

@@ -74,6 +74,11 @@ class StoreFile:
             os.close(self._lock)
             raise
 
+    def version(self, kind: str, id: str) -> int:
+        """The version of a row; 0 if there is none."""
+        found = self._database.execute("SELECT version FROM object WHERE kind = ? AND id = ?", (kind, id)).fetchone()
+        return int(found[0]) if found else 0
+
     def load(self) -> tuple[int, list[Row]]:
         """Read everything.
 

@@ -200,6 +200,14 @@ class Replica:
         while self.view.revision < revision:
             await self._advanced.wait()
 
+    async def wait_turns(self) -> None:
+        """Wait until the view holds every turn that was taken before this call, by whichever manager.
+
+        Raises:
+            StoreUnavailable: It cannot be known at present.
+        """
+        await self.wait_revision(await self._store.version(TURN_KIND, TURN_ID))
+
     def watch(self) -> Subscription:
         """Follow every batch applied from this call on; see `Subscription`."""
         subscription = Subscription()

@@ -120,6 +120,14 @@ class Store(Protocol):
         """Read everything: the revision and all rows as of it."""
         ...
 
+    async def version(self, kind: str, id: str) -> int:
+        """The version of a row now, 0 if there is none; every commit that has returned anywhere is in it.
+
+        Raises:
+            StoreUnavailable.
+        """
+        ...
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         """Write all or nothing, durably.
 

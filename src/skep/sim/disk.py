@@ -43,6 +43,10 @@ class SimStore:
         await self._disk.loop.sleep(MILLISECOND)
         return await self._disk.inner.load()
 
+    async def version(self, kind: str, id: str) -> int:
+        await self._disk.loop.sleep(MILLISECOND)
+        return await self._disk.inner.version(kind, id)
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         disk = self._disk
         await disk.loop.sleep(disk.dice.randint(*disk.write))

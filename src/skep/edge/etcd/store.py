@@ -71,6 +71,15 @@ class EtcdStore:
             except Away as error:
                 raise StoreUnavailable(f"etcd cannot be read ({error})") from error
 
+    async def version(self, kind: str, id: str) -> int:
+        self._check_open()
+        request = wire.Range(self._keys.row(kind, id), keys_only=True)
+        try:
+            found = await self._gateway.ask(RANGE, request, wire.RangeAnswer, limit_s=self._gateway.patience.commit_s)
+        except GatewayError as error:
+            raise StoreUnavailable(f"etcd cannot be read ({error})") from error
+        return found.kvs[0].mod_revision if found.kvs else 0
+
     async def commit(self, writes: Sequence[Write], *, lease: str = "") -> int:
         check_legal(writes)
         self._check_open()

@@ -12,6 +12,7 @@ from skep.core.orchestrate.rebalance import Move
 from skep.core.quorum import Voter
 from skep.core.rehearsal import Rehearsal
 from skep.manager.attachments import Attachments
+from skep.manager.catching_up import CatchingUp
 from skep.manager.control import backup, find, operators
 from skep.manager.control.cluster import MIN_CERTIFICATE_LIFE, ClusterSettings, Fresh
 from skep.manager.control.files import Configs, Sealer, Secrets
@@ -109,6 +110,7 @@ class SwarmControl:
         self.writes = writes = Writes(replica, surroundings.clock, surroundings.dice)
         self._replica = replica
         self._surroundings = surroundings
+        self._catching_up = CatchingUp(replica)
         self._services = Services(writes, surroundings.sealer)
         self._networks = Networks(writes, replica.watch)
         self._nodes = Nodes(writes, surroundings.voters, surroundings.check_widening)
@@ -130,6 +132,9 @@ class SwarmControl:
     @property
     def is_stale(self) -> bool:
         return self._surroundings.is_stale()
+
+    async def catch_up(self) -> None:
+        await self._catching_up.wait()
 
     def watch(self) -> Subscription:
         return self._replica.watch()

@@ -19,8 +19,9 @@ from skep.ports.store import MAX_OPERATIONS
 from skep.store.changes import Batch, Change, Put
 from skep.store.state import Draft, View
 
-PATIENCE_S: Final = 1.9
-"""So long an operation may take; a user hears within two seconds that it was not done, and why."""
+PATIENCE_S: Final = 1.6
+"""So long an operation may take; a user hears within two seconds that it was not done, and why. The rest of them is for
+`manager.catching_up`."""
 LOOK_AGAIN_S: Final = 0.05
 MAX_TOGETHER: Final = 64
 MAX_CHANGES: Final = MAX_OPERATIONS - 1
