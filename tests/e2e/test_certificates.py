@@ -27,12 +27,20 @@ LENGTH_S = float(os.environ.get("SKEP_CERTIFICATES_S", "600"))
 ROTATIONS_S = 400
 """What the rotations after that, and everything around it, take at most."""
 LIFE_S = 60
-RATE = 40.0
+RATE = 20.0
 OPTIONS = ["--min-certificate-life", "10s", "--api-listen", "tcp://0.0.0.0:2376"]
 CONTROL, API = "192.168.77.1:2377", "192.168.77.1:2376"
 
 
-a_lab = contextlib.contextmanager(make_lab)
+@contextlib.contextmanager
+def a_lab(root: Path, **asked: object) -> Iterator[Lab]:
+    """A lab whose daemons' last words stand beside a failure."""
+    for lab in make_lab(root, **asked):
+        try:
+            yield lab
+        except BaseException:
+            print(lab.logs())
+            raise
 
 
 @contextlib.contextmanager
@@ -252,7 +260,7 @@ class Watch:
                 assert "who" in self._lab.run("client", *over_tls(self._place, node.underlay), "service", "ls")
                 self.n_polls += 2
             assert all(stream.poll() is None for stream in self._streams), "a stream of events ended"
-            time.sleep(0.2)
+            time.sleep(0.5)
 
 
 def over_tls(place: Path, address: str) -> list[str]:
