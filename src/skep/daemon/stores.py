@@ -32,6 +32,8 @@ ETCD_PROGRAM: Final = Path("/usr/bin/etcd")
 STORE_FILE: Final = "store.db"
 FORMER_FILE: Final = "store.db.old"
 FRESH_FILE: Final = "store.db.new"
+LOG_SUFFIX: Final = "-wal"
+"""SQLite's own name for the log beside a file; it is there where the file was not closed."""
 ETCD_DIR: Final = "etcd"
 
 
@@ -217,6 +219,11 @@ async def forget_etcd(places: StorePlaces, member: Membership, credentials: Call
 
 
 def forget_sqlite(places: StorePlaces) -> None:
-    """Put a file aside that is no longer the store."""
+    """Put a file aside that is no longer the store, with its log: SQLite would take that for the next file's."""
+    former = places.swarm_dir / FORMER_FILE
+    log, former_log = (file.with_name(file.name + LOG_SUFFIX) for file in (places.store_file, former))
     if places.store_file.exists():
-        places.store_file.rename(places.swarm_dir / FORMER_FILE)
+        former_log.unlink(missing_ok=True)  # Of the file that is now replaced.
+        places.store_file.rename(former)
+    if log.exists():
+        log.rename(former_log)
