@@ -191,7 +191,7 @@ class Trial:
         round_.healed_s = at_s()
         wait_until(self.is_whole, f"the swarm is not whole after {round_.kind} of {victim.name}", LIMIT_S)
         round_.settled_s = time.monotonic() - began
-        self.lab.api("DELETE", f"/services/{_probe(number)}", node=rest[0].name)
+        wait_until(lambda: _remove_probe(_client(rest[0]), number), "the trial's own service is not removed", LIMIT_S)
         round_.findings = writes.look(self.managers)
         return round_
 
@@ -222,6 +222,16 @@ def _make_probe(client: EngineClient, name: str) -> bool:
     except EngineRefused as refusal:
         if refusal.status != 409:  # An answer that did not come in time was stored all the same.
             raise
+    return True
+
+
+def _remove_probe(client: EngineClient, number: int) -> bool:
+    try:
+        client.call("DELETE", f"/services/{_probe(number)}")
+    except EngineRefused as refusal:
+        return refusal.status == 404
+    except EngineUnreachable:
+        return False
     return True
 
 
