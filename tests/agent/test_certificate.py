@@ -112,6 +112,16 @@ async def test_a_removed_node_hears_of_it_without_a_session() -> None:
     assert rig.keeper.dismissal == "this node was removed from the swarm"
 
 
+async def test_a_node_that_slept_too_long_knows_why_it_cannot_come_back() -> None:
+    rig = Rig(life_s=-1)
+    rig.issuer.refusal = lambda _: Declined("join again")
+    async with kept(rig):
+        await until(lambda: rig.keeper.trouble == "join again")
+        rig.issuer.refusal = lambda _: None
+        await until(lambda: rig.kept)
+        assert rig.keeper.trouble == ""
+
+
 async def test_another_root_is_trusted_at_once_and_its_certificate_asked_for() -> None:
     rig = Rig()
     rotating = changed(rig.settled, CAConfig(force_rotate=1), 0, SEAL, time.time_ns())

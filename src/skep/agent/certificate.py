@@ -38,6 +38,7 @@ class CertificateKeeper:
 
     Attributes:
         dismissal: What a manager said if it removed this node; empty while it did not.
+        trouble: Why this node cannot come back by itself, as a manager said last; empty if nothing is in the way.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class CertificateKeeper:
         self._changed = asyncio.Event()
         self.held = identity.held
         self.dismissal = ""
+        self.trouble = ""
 
     async def wait_other(self, told: CertificateHeld) -> CertificateHeld:
         while self.held == told:
@@ -129,10 +131,12 @@ class CertificateKeeper:
                 log.warning("the certificate could not be renewed", manager=address, reason=str(error))
                 if isinstance(error, Declined):
                     self.dismissal = str(error) if error.is_removed else ""
+                    self.trouble = str(error) if needs_proof and error.is_final else ""
                 else:
                     self._is_refused = not needs_proof
             else:
                 log.info("the certificate was renewed", manager=address)
+                self.trouble = ""
                 self._note()
                 return True
         return False

@@ -70,6 +70,11 @@ class AgentSession:
     def is_connected(self) -> bool:
         return self._connected.is_set()
 
+    @property
+    def trouble(self) -> str:
+        """Why this node cannot come back by itself; empty if nothing is in the way."""
+        return "" if self.is_connected else self._keeper.trouble
+
     async def wait_connected(self) -> None:
         """Wait until a manager has welcomed this node."""
         await self._connected.wait()

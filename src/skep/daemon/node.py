@@ -245,13 +245,14 @@ class Node:
         is_in = is_manager or (self._worker is not None and self._worker.is_connected)
         if self._is_locked:
             return LocalState(state="locked", node_id=member.node_id, node_addr=member.underlay)
-        state = "error" if self._error else "active" if is_in or self._was_welcomed() else "pending"
+        error = self._error or (self._worker.trouble if self._worker is not None else "")
+        state = "error" if error else "active" if is_in or self._was_welcomed() else "pending"
         return LocalState(
             state=state,
             node_id=member.node_id,
             node_addr=member.underlay,
             has_control=is_manager,
-            error=self._error,
+            error=error,
             managers=self._known_managers(member),
         )
 

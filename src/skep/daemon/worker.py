@@ -147,6 +147,11 @@ class WorkerParts:
     def is_connected(self) -> bool:
         return self._session is not None and self._session.is_connected
 
+    @property
+    def trouble(self) -> str:
+        """Why this node cannot come back to its swarm by itself; empty if nothing is in the way."""
+        return self._session.trouble if self._session is not None else ""
+
     async def vacate(self, reason: str) -> None:
         """Stop every task with its grace and remove everything the swarm put on this node; its word counts no more."""
         await self._in_touch.close()
