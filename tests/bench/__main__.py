@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench.figure import Figure, record, table
 
-GROUPS = ("mesh", "first_packet", "propagation", "start", "schedule", "simulate", "store", "api")
+GROUPS = ("mesh", "first_packet", "propagation", "start", "schedule", "simulate", "store", "managers", "api")
 DEFAULT_JSON = Path(__file__).parents[2] / "build" / "bench.json"
 
 

@@ -1,4 +1,4 @@
-"""What the swarm takes when managers fall: 200 agents that return after all managers were killed, and the next leader.
+"""What it takes when managers fall: the next leader's first decision, and 200 agents back after all were killed.
 
 Edge: a lab of process nodes. The agents are simulated, their sessions are not: they join with the token, each with a
 certificate of its own, from one process in the lab's client namespace. All managers' daemons are killed at one moment
@@ -20,13 +20,16 @@ from pathlib import Path
 
 from tests.bench.figure import Bound, Figure
 from tests.bench.labs import a_lab
+from tests.e2e import manager_faults
 from tests.e2e.conftest import Lab, wait_until
+from tests.e2e.managers import Managers
 
 from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
 from skep.lab import nodes
 from skep.lab.layout import CLIENT, NodeLayout
 
 N_AGENTS = 200
+AT_MOST = Bound.AT_MOST
 N_MANAGERS = int(os.environ.get("SKEP_BENCH_MANAGERS", "3"))
 CONTROL_PORT = 2377
 LOOK_S = 1.0
@@ -36,9 +39,34 @@ CALM_S = 6.0
 
 
 def measure(*, quick: bool) -> Sequence[Figure]:
-    """The return of all agents."""
+    """How soon the next leader decides, then the return of all agents."""
+    n_rounds = 1 if quick else 5
     with a_lab(engine="process", node_count=N_MANAGERS, manager_count=N_MANAGERS) as lab:
-        return _return(lab, 1 if quick else 5)
+        figures = [
+            Figure("the next decision after the leader was killed", "s", _fail_over(lab, "kill", n_rounds), AT_MOST, 3),
+            Figure("after it was cut off", "s", _fail_over(lab, "cut", n_rounds), AT_MOST, 5),
+            Figure("after it was frozen", "s", _fail_over(lab, "freeze", n_rounds), AT_MOST, 5),
+        ]
+        return [*figures, *_return(lab, n_rounds)]
+
+
+def _fail_over(lab: Lab, kind: str, n_rounds: int) -> list[float]:
+    """Seconds from the fault to the first task of a service that was made after it."""
+    managers, taken = Managers(lab), []
+    for number in range(n_rounds):
+        leader = managers.leader()
+        rest = [node for node in managers.nodes if node.name != leader.name]
+        name = f"{kind}{number}"
+        began = time.monotonic()
+        manager_faults.strike(lab.layout, leader, kind)
+        try:
+            managers.wait_decision(name, rest)
+            taken.append(time.monotonic() - began)
+        finally:
+            manager_faults.heal(lab.layout, leader, kind)
+        managers.wait_whole()
+        managers.remove(name, rest[0])
+    return taken
 
 
 def _return(lab: Lab, n_rounds: int) -> Sequence[Figure]:
@@ -56,9 +84,7 @@ def _return(lab: Lab, n_rounds: int) -> Sequence[Figure]:
         raise RuntimeError(f"declared down although only managers were gone: {sorted(watch.down)}")
     managers = f"{lab.layout.manager_count} managers on one machine; none of {N_AGENTS} nodes was declared down"
     return [
-        Figure(
-            f"{N_AGENTS} agents back after all managers were killed, the last", "s", last, Bound.AT_MOST, 5, managers
-        ),
+        Figure(f"{N_AGENTS} agents back after all managers were killed, the last", "s", last, AT_MOST, 5, managers),
         Figure("of those, the one in the middle", "s", middle),
     ]
 

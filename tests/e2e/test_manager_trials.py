@@ -17,15 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from tests.bench.figure import percentile
 from tests.e2e import manager_faults, programs
 from tests.e2e.conftest import Lab, make_lab, serve_who, under_load, wait_until, who_urls
 from tests.e2e.load import Request
+from tests.e2e.managers import LIMIT_S, Managers, tasks_path
 
-from skep.edge.unix_http import EngineClient, EngineRefused, EngineUnreachable
 from skep.lab.layout import NodeLayout
 
 N_ROUNDS = int(os.environ.get("SKEP_MANAGER_ROUNDS", "200"))
@@ -39,7 +38,6 @@ DECIDES_S = {"kill": 3.0, "freeze": 5.0, "cut": 5.0}
 AMID_S = 0.5
 REROUTED_S = 3.0
 """After a link is healed, requests that were sent into it may still be waiting for their retransmission."""
-LIMIT_S = 60.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel, pytest.mark.soak]
 
@@ -112,137 +110,46 @@ class Trial:
 
     lab: Lab
     dice: random.Random
-    containers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
-    def managers(self) -> list[NodeLayout]:
-        return self.lab.nodes[:N_MANAGERS]
-
-    def leader(self) -> NodeLayout:
-        """The manager that leads, as all of them see it."""
-        names: set[str] = set()
-
-        def agree() -> bool:
-            names.clear()
-            for node in self.managers:
-                names.update(_leaders(self._nodes_at(node)))
-            return len(names) == 1
-
-        wait_until(agree, f"the managers do not agree who leads: {names}", LIMIT_S)
-        return self.lab.layout.node(names.pop())
-
-    def is_whole(self) -> bool:
-        """Whether every node is ready and every manager reachable, as each manager sees it."""
-        return all(_is_whole(self._nodes_at(node)) for node in self.managers)
-
-    def _nodes_at(self, node: NodeLayout) -> list[dict[str, Any]]:
-        try:
-            found: list[dict[str, Any]] = _client(node).json("GET", "/nodes")
-        except (EngineRefused, EngineUnreachable):
-            return []
-        return found
-
-    def wait_decision(self, number: int, asked: list[NodeLayout]) -> None:
-        """Make a service that no node may run, and wait for its task: only a leader makes one."""
-        name = _probe(number)
-        began = time.monotonic()
-        is_made, turn = False, 0
-        while time.monotonic() < began + LIMIT_S:
-            turn += 1
-            client = _client(asked[turn % len(asked)])
-            try:
-                if not is_made:
-                    is_made = _make_probe(client, name)
-                if is_made and client.json("GET", _tasks(service=name)):
-                    return
-            except (EngineRefused, EngineUnreachable):
-                pass
-            time.sleep(0.01)
-        raise AssertionError(f"round {number}: nobody decided within {LIMIT_S:g} s")
+    def managers(self) -> Managers:
+        return Managers(self.lab)
 
     def running(self) -> dict[str, tuple[str, str]]:
         """By task, its container and when it was started there."""
         found: dict[str, tuple[str, str]] = {}
-        for task in self.lab.api("GET", _tasks(**{"desired-state": "running"})):
+        for task in self.lab.api("GET", tasks_path(**{"desired-state": "running"})):
             status = task["Status"]
             if status["State"] == "running":
                 found[task["ID"]] = (status["ContainerStatus"]["ContainerID"], str(status["ContainerStatus"]["PID"]))
         return found
 
     def run(self, number: int, writes: Writes, at_s: Any) -> Round:
-        leader = self.leader()
-        others = [node for node in self.managers if node is not leader and node.name != leader.name]
+        managers = self.managers
+        leader = managers.leader()
+        others = [node for node in managers.nodes if node.name != leader.name]
         victim = leader if self.dice.random() < 0.5 else self.dice.choice(others)
         kind = self.dice.choice(FAULTS)
         round_ = Round(number, kind, victim.name, victim.name == leader.name)
-        rest = [node for node in self.managers if node.name != victim.name]
+        rest = [node for node in managers.nodes if node.name != victim.name]
         length_s = self.dice.uniform(2, 4)
         round_.began_s = at_s()
         print(f"{kind} {victim.name} at {time.strftime('%H:%M:%S', time.gmtime())}", flush=True)
         began = time.monotonic()
         manager_faults.strike(self.lab.layout, victim, kind)
         try:
-            self.wait_decision(number, rest)
+            managers.wait_decision(f"probe{number}", rest)
             round_.decided_s = time.monotonic() - began
             if kind != "kill":
                 time.sleep(max(0.0, began + length_s - time.monotonic()))
         finally:
             manager_faults.heal(self.lab.layout, victim, kind)
         round_.healed_s = at_s()
-        wait_until(self.is_whole, f"the swarm is not whole after {round_.kind} of {victim.name}", LIMIT_S)
+        managers.wait_whole()
         round_.settled_s = time.monotonic() - began
-        wait_until(lambda: _remove_probe(_client(rest[0]), number), "the trial's own service is not removed", LIMIT_S)
-        round_.findings = writes.look(self.managers)
+        managers.remove(f"probe{number}", rest[0])
+        round_.findings = writes.look(managers.nodes)
         return round_
-
-
-def _client(node: NodeLayout, timeout_s: float = 5.0) -> EngineClient:
-    return EngineClient(f"unix://{node.socket}", timeout_s=timeout_s)
-
-
-def _probe(number: int) -> str:
-    return f"probe{number}"
-
-
-def _tasks(**filters: str) -> str:
-    return "/tasks?filters=" + quote(json.dumps({name: [value] for name, value in filters.items()}))
-
-
-def _make_probe(client: EngineClient, name: str) -> bool:
-    spec = {
-        "Name": name,
-        "TaskTemplate": {
-            "ContainerSpec": {"Image": "none", "Command": ["true"]},
-            "Placement": {"Constraints": ["node.labels.trial==none"]},
-        },
-        "Mode": {"Replicated": {"Replicas": 1}},
-    }
-    try:
-        client.json("POST", "/services/create", spec)
-    except EngineRefused as refusal:
-        if refusal.status != 409:  # An answer that did not come in time was stored all the same.
-            raise
-    return True
-
-
-def _remove_probe(client: EngineClient, number: int) -> bool:
-    try:
-        client.call("DELETE", f"/services/{_probe(number)}")
-    except EngineRefused as refusal:
-        return refusal.status == 404
-    except EngineUnreachable:
-        return False
-    return True
-
-
-def _leaders(found: list[dict[str, Any]]) -> set[str]:
-    return {each["Description"]["Hostname"] for each in found if each.get("ManagerStatus", {}).get("Leader")}
-
-
-def _is_whole(found: list[dict[str, Any]]) -> bool:
-    reachable = [each for each in found if each.get("ManagerStatus", {}).get("Reachability") == "reachable"]
-    is_ready = [each["Status"]["State"] for each in found] == ["ready"] * N_NODES
-    return is_ready and len(reachable) == N_MANAGERS and len(_leaders(found)) == 1
 
 
 @pytest.fixture
@@ -264,7 +171,7 @@ def test_managers_fall_and_nothing_is_lost(lab: Lab) -> None:
     wait_until(lambda: len(trial.running()) == 4 + N_NODES, "not everything runs", LIMIT_S)
     before = trial.running()
     rounds: list[Round] = []
-    with under_load(lab, 3600 * 6, MESH_PER_S, *who_urls(lab)) as mesh, writing(trial.managers) as writes:
+    with under_load(lab, 3600 * 6, MESH_PER_S, *who_urls(lab)) as mesh, writing(trial.managers.nodes) as writes:
         began = time.monotonic()
         for number in range(N_ROUNDS):
             time.sleep(trial.dice.uniform(0, 1))
