@@ -31,6 +31,7 @@ from skep.store.changes import Put
 
 pytestmark = pytest.mark.anyio
 OBJECTS = 300
+KILLS = 10
 
 
 class Machine:
@@ -46,6 +47,7 @@ class Machine:
         self.acknowledged = {f"n{number}" for number in range(OBJECTS)}
         member = Membership(cluster_id=CLUSTER_ID, node_id="m0", role=Role.MANAGER, underlay="127.0.0.1")
         memberships.save(self.places.swarm_dir, member)
+        self.founded: dict[str, bytes] = {}
 
     @property
     def member(self) -> Membership:
@@ -63,26 +65,33 @@ class Machine:
         await replica.open()
         await replica.commit([Put(a_cluster()), *(Put(a_node(id)) for id in sorted(self.acknowledged))])
         await replica.close()
+        self.founded = {row.id: row.value for row in (await store.load())[1]}
         await store.close()
 
-    def move(self, kill_at: str = "") -> list[str]:
-        """Move in a process that ends at a step; returns which it reached."""
+    def move(self, kill_at: str = "", *, kill_after_s: float = 0) -> list[str]:
+        """Move in a process that ends at a step, or after a time; returns which steps it reached."""
         settings = {
             "directory": str(self.directory),
             "client_port": self.client,
             "peer_url": self.peer_url,
             "kill_at": kill_at,
         }
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.daemon.store_mover"],
-            input=json.dumps(settings) + "\n",
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
             cwd=Path(__file__).parents[2],
         )
-        assert done.returncode == (KILLED if kill_at else 0), done.stderr
-        words = [line.split() for line in done.stdout.splitlines()]
+        try:
+            out, err = process.communicate(json.dumps(settings) + "\n", timeout=kill_after_s or 120)
+            assert process.returncode == (KILLED if kill_at else 0), err
+        except subprocess.TimeoutExpired:
+            assert kill_after_s
+            process.kill()
+            out, _ = process.communicate()
+        words = [line.split() for line in out.splitlines(keepends=True) if line.endswith("\n")]
         self.acknowledged |= {rest[0] for word, *rest in words if word == "acknowledged"}
         return [" ".join(rest) for word, *rest in words if word == "reached"]
 
@@ -94,6 +103,7 @@ class Machine:
             revision, rows = await opened.store.load()
         finally:
             await opened.close()
+        assert {row.id: row.value for row in rows if row.id in self.founded} == self.founded  # None lost or changed.
         found = [row.id for row in rows if row.kind == "node"]
         assert len(found) == len(set(found))
         # What was under way when the process ended may be there or not; what was acknowledged has to be.
@@ -163,6 +173,24 @@ async def test_a_move_back_that_is_killed_loses_nothing_and_is_done_again(machin
         assert await machine.check() >= before
     assert not machine.places.etcd_dir.exists()
     assert machine.places.store_file.exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2))
+async def test_moves_killed_at_any_moment_lose_and_change_nothing(machine: Machine, seed: int) -> None:
+    """To and fro under writes, killed ten times on the way to each."""
+    dice = random.Random(seed)
+    n_kills = {True: 0, False: 0}
+    revision = await machine.check()
+    while min(n_kills.values()) < KILLS:
+        was_etcd = machine.member.etcd is not None
+        is_killed = n_kills[was_etcd] < KILLS
+        length_s = dice.uniform(0.5, 4.0) if is_killed else 0
+        machine.move(kill_after_s=length_s)
+        n_kills[was_etcd] += is_killed
+        before, revision = revision, await machine.check()
+        assert revision >= before
+    print(f"killed {n_kills}, {len(machine.acknowledged)} objects")
 
 
 async def test_a_move_that_cannot_be_leaves_everything_as_it_was(machine: Machine) -> None:
