@@ -67,19 +67,26 @@ def test_a_manager_that_does_not_lead_reaches_every_task(lab: Lab, tmp_path: Pat
         following.wait(timeout=10)
 
 
-def test_a_killed_leader_takes_no_other_node_out_and_restarts_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_leader_that_is_gone_takes_no_other_node_out_and_restarts_nothing(lab: Lab, how: str) -> None:
     lab.docker(*RUN, "web", "--replicas", "6", programs.NAME, "sleep", "9999")
     before = wait_running(lab, "web", 6)
     for _ in range(2):
         led = leader(lab)
         seen_by = next(name for name in NAMES if name != led)
         others = {name for name in NAMES if name != led}
-        kill_manager(lab, led)
+        if how == "killed":
+            kill_manager(lab, led)
+        else:
+            nodes.freeze_node(lab.layout.node(led), is_frozen=True)
         began = time.monotonic()
-        while time.monotonic() - began < 12:
+        while time.monotonic() - began < (12 if how == "killed" else 8):  # Later it is down, and its tasks replaced.
             shown = found(lab, seen_by)
             assert {shown[name][0] for name in others} == {"Ready"}
             time.sleep(0.2)
+        if how == "frozen":
+            assert leader(lab, seen_by) in others
+            nodes.freeze_node(lab.layout.node(led), is_frozen=False)
         wait_until(lambda led=led: lab.docker_process("node", "ls", node=led).returncode == 0, f"{led} did not return")
         wait_until(lambda: {state for state, _ in found(lab).values()} == {"Ready"}, "a node is not ready")
         wait_until(lambda: "Leader" in {shown for _, shown in found(lab).values()}, "nobody leads")
