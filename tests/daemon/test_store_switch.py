@@ -193,6 +193,14 @@ async def test_moves_killed_at_any_moment_lose_and_change_nothing(machine: Machi
     print(f"killed {n_kills}, {len(machine.acknowledged)} objects")
 
 
+@pytest.mark.soak
+async def test_the_way_back_straight_after_a_move_that_was_killed(machine: Machine) -> None:
+    machine.move("recorded")  # The file is still there, with its log, and counts for nothing.
+    machine.move()
+    assert machine.member.etcd is None
+    await machine.check()
+
+
 async def test_a_move_that_cannot_be_leaves_everything_as_it_was(machine: Machine) -> None:
     """Without etcd nothing begins; where etcd does not start, what it began is removed."""
     held = credentials_of(machine.directory)

@@ -132,6 +132,7 @@ class StoreSwitch:
         if member.etcd is None:
             await stores.forget_etcd(self.places, member, self.credentials)
             return member
+        stores.forget_sqlite(self.places)  # Of a move that was cut off: its log would damage the new file.
         etcd = stores.new_member(self.places, member, member.etcd, self.credentials)
         try:
             await etcd.start()
