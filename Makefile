@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: test-virtual test-real test-docker-py fuzz sim demo test check soak bench setup clean help
+.PHONY: trials test-virtual test-real test-docker-py fuzz sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ check:           ## style, types and layers
 soak:            ## the long rounds of the end-to-end tests: updates, drains and faults under full load
 	@tools/setup test
 	$(PY) -m pytest -q -s -m soak
+
+trials:          ## managers that fall and power that is cut, for half an hour: make trials ROUNDS=200 POWER_CUTS=100
+	@tools/setup test
+	SKEP_MANAGER_ROUNDS=$(or $(ROUNDS),200) SKEP_POWER_CUTS=$(or $(POWER_CUTS),100) $(PY) -m pytest -q -s -m soak \
+		tests/e2e/test_manager_trials.py tests/edge/test_power_cuts.py
 
 test-docker-py:  ## docker-py's own tests of the swarm side: make test-docker-py DOCKER_PY=<its work tree, 7.2>
 	@tools/setup test

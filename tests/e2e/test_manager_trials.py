@@ -27,7 +27,7 @@ from tests.e2e.managers import LIMIT_S, Managers, tasks_path
 
 from skep.lab.layout import NodeLayout
 
-N_ROUNDS = int(os.environ.get("SKEP_MANAGER_ROUNDS", "200"))
+N_ROUNDS = int(os.environ.get("SKEP_MANAGER_ROUNDS", "40"))
 WRITES_PER_S = float(os.environ.get("SKEP_MANAGER_WRITES", "200"))
 FAULTS = os.environ.get("SKEP_MANAGER_FAULTS", ",".join(manager_faults.KINDS)).split(",")
 SEED = int(os.environ.get("SKEP_MANAGER_SEED", "1"))
