@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.identities import Authorities
 
 from skep.edge.etcd.gateway import Patience, Target
-from skep.edge.etcd.settings import CERTIFICATE, KEY, ROOT, MemberSettings, Timing, command
+from skep.edge.etcd.revocations import revocation_list
+from skep.edge.etcd.settings import CERTIFICATE, KEY, REVOKED, ROOT, MemberSettings, Timing, command
 from skep.edge.tls_context import client_context
 from skep.model.identity import MANAGER_NAME, Credentials
 from skep.model.node import Role
@@ -122,6 +123,7 @@ class Members:
             held = self.authorities.make(f"m{n}", Role.MANAGER, address="127.0.0.1")
             for name, text in ((CERTIFICATE, held.certificate), (KEY, held.key), (ROOT, held.root)):
                 (folder / name).write_text(text)
+            (folder / REVOKED).write_text(revocation_list([]))
             self.credentials.append(held)
             client = f"{scheme}://127.0.0.1:{ports[n_members + n]}"
             self.settings.append(
@@ -134,7 +136,7 @@ class Members:
         words = [*command(settings), *self._flags]
         if not self._is_plain:
             return words
-        return [word for word in words if not any(part in word for part in ("cert", "-key-file", "trusted"))]
+        return [word for word in words if not any(part in word for part in ("cert", "-key-file", "trusted", "crl"))]
 
     def _wait_healthy(self) -> bool:
         until = time.monotonic() + START_S

@@ -14,6 +14,7 @@ from cryptography import x509
 from tests.etcd_members import BRISK, CALM, free_ports
 from tests.identities import Authorities
 
+from skep.core.identity import identity_of_pem
 from skep.edge.etcd.gateway import Target
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.members import MemberRefused, Membership
@@ -241,6 +242,16 @@ async def test_a_workers_certificate_opens_no_peer_port(managers: Managers) -> N
     assert not await _peer_answers(settings.peer_url, worker)
     stranger = Authorities().make("m1", Role.MANAGER, address="127.0.0.1")
     assert not await _peer_answers(settings.peer_url, replace_root(stranger, managers.held["m0"].root))
+
+
+async def test_a_revoked_managers_certificate_opens_no_peer_port(managers: Managers) -> None:
+    settings = managers.describe("m0")
+    member = await managers.run("m0")
+    former = managers.authorities.make("m1", Role.MANAGER, address="127.0.0.1")
+    assert await _peer_answers(settings.peer_url, former)
+    member.revoke([identity_of_pem(former.certificate).serial])
+    assert not await _peer_answers(settings.peer_url, former)
+    assert await _peer_answers(settings.peer_url, managers.held["m0"])
 
 
 def replace_root(held: Credentials, root: str) -> Credentials:

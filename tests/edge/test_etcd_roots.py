@@ -8,7 +8,7 @@ from tests.edge.test_etcd_member import LIMIT_S, Managers, write
 from tests.identities import CLUSTER_ID
 
 from skep.agent.identity import accept_issued, new_key_request
-from skep.daemon.etcd_roots import TURN, is_turn
+from skep.daemon.etcd_trust import TURN, is_turn
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.members import Membership
 from skep.manager.ca import CertificateAuthority

@@ -17,7 +17,7 @@ from skep.core.quorum import Voter
 from skep.daemon import store_status, stores
 from skep.daemon.config import split_address
 from skep.daemon.council import Council
-from skep.daemon.etcd_roots import EtcdRoots
+from skep.daemon.etcd_trust import EtcdTrust
 from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
 from skep.daemon.own_certificate import renew_ended
@@ -276,7 +276,7 @@ class ManagerParts:
         self._supervisor.keep("standing", standing.run)
         self._supervisor.keep("vigil", vigil.run)
         self._supervisor.keep("managers", council.tend)
-        self._supervisor.keep("etcd's roots", EtcdRoots(lambda: self.opened, clock).run)
+        self._supervisor.keep("etcd's trust", EtcdTrust(lambda: self.opened, lambda: replica.view, clock).run)
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
         if self.opened.is_shared:
             self._guard_peers(replica)

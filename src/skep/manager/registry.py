@@ -5,8 +5,7 @@ Edge: the replica. Implements `manager.join.Registry`.
 
 from collections.abc import Callable
 
-import msgspec
-
+from skep.core import revocation
 from skep.manager.control.find import the_cluster
 from skep.manager.control.writes import Writes
 from skep.manager.join_tokens import charged
@@ -47,8 +46,8 @@ class NodeRegistry:
                 spec=spec,
                 role=identity.role,
                 status=NodeStatus(addr=newcomer.address),
-                certificate_serial=identity.serial,
             )
+            node = revocation.certified(node, identity)
             now = self._writes.clock.now()
             counted = charged(the_cluster(view), newcomer.token, now) if newcomer.token else None
             return [Put(node)] if counted is None else [Put(counted), Put(node)]
@@ -56,12 +55,15 @@ class NodeRegistry:
         await self._writes.transact(operation)
 
     async def certify(self, identity: Identity) -> None:
-        """Note the certificate a node now has."""
+        """Note the certificate a node now has; a worker's makes those it had as a manager count no more."""
 
         def operation(view: View) -> list[Change]:
             node = view.nodes.get(identity.node_id)
             if node is None or (node.certificate_serial, node.role) == (identity.serial, identity.role):
                 return []
-            return [Put(msgspec.structs.replace(node, certificate_serial=identity.serial, role=identity.role))]
+            changes: list[Change] = [Put(revocation.certified(node, identity))]
+            if node.role is Role.MANAGER and identity.role is not Role.MANAGER:
+                changes.append(Put(revocation.revoked(the_cluster(view), node, self._writes.clock.now())))
+            return changes
 
         await self._writes.transact(operation)

@@ -133,6 +133,7 @@ class Cluster(Object, frozen=True, kw_only=True):
         default_address_pools: CIDRs from which overlay subnets are cut; subnet_size: their prefix length.
         data_path_port: VXLAN's UDP port.
         removed_nodes: Ids whose certificates are refused, with when that certificate ends at the latest.
+        revoked_certificates: Serial numbers, as text, of managers' certificates that count no more, with until when.
         unlock_key: What unlocks a manager after a restart, as users see it, sealed; None while managers are not locked.
         brake: Set while the loss of many nodes at once is held; see `Brake`.
         backed_up_at: Moment of the state in the newest backup that is known; 0 for none.
@@ -146,6 +147,7 @@ class Cluster(Object, frozen=True, kw_only=True):
     subnet_size: int = 24
     data_path_port: int = 4789
     removed_nodes: dict[str, Nanoseconds] = {}
+    revoked_certificates: dict[str, Nanoseconds] = {}
     brake: Brake | None = None
     unlock_key: Sealed | None = None
     backed_up_at: Nanoseconds = 0

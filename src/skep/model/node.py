@@ -95,6 +95,7 @@ class Node(Object, frozen=True, kw_only=True):
         ingress: Its own address in the ingress network, the node's mesh address.
         capabilities: Names of kernel and engine features it reported, such as `encryption`.
         certificate_serial: Serial number, as text, of the certificate it was issued last.
+        manager_serials: Of those it was issued last as a manager, the newest at the end.
         held_serial: Of the one it said last that it holds: the same, unless the answer to its renewal was lost.
     """
 
@@ -108,3 +109,4 @@ class Node(Object, frozen=True, kw_only=True):
     capabilities: list[str] = []
     certificate_serial: str = ""
     held_serial: str = ""
+    manager_serials: list[str] = []

@@ -5,11 +5,12 @@ so a renewed certificate needs a new file and nothing else; only another root ne
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from skep.edge.etcd.gateway import Away, Gateway, Patience, Target
-from skep.edge.etcd.settings import CERTIFICATE, KEY, ROOT, MemberSettings, command
+from skep.edge.etcd.revocations import revocation_list
+from skep.edge.etcd.settings import CERTIFICATE, KEY, REVOKED, ROOT, MemberSettings, command
 from skep.edge.kept_process import KeepingLimits, KeptProcess, Program, ProgramFailed
 from skep.edge.tls_context import LiveContext, client_context
 from skep.model.identity import MANAGER_NAME, Credentials
@@ -37,6 +38,7 @@ class EtcdMember:
         """
         self._settings = settings
         self._credentials = credentials
+        self._revoked: frozenset[str] | None = None
         context = LiveContext(credentials, lambda held: client_context(held.root, held))
         self.target = Target([settings.client_url], context, MANAGER_NAME, patience or Patience())
         self._gateway = Gateway(self.target)
@@ -67,6 +69,8 @@ class EtcdMember:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
         self.refresh()
+        if not (self._settings.run_dir / REVOKED).exists():
+            self.revoke([])
         await self._process.start()
 
     async def wait_ready(self, timeout_s: float = START_S) -> None:
@@ -85,6 +89,12 @@ class EtcdMember:
         held = self._credentials()
         for name, text in ((ROOT, held.root), (KEY, held.key), (CERTIFICATE, held.certificate)):
             _replace(self._settings.run_dir / name, text)
+
+    def revoke(self, serials: Collection[str]) -> None:
+        """Let no peer in that shows one of these certificates, by serial number; etcd looks for each connection."""
+        if self._revoked != (wanted := frozenset(serials)):
+            _replace(self._settings.run_dir / REVOKED, revocation_list(sorted(wanted)))
+            self._revoked = wanted
 
     @property
     def has_other_roots(self) -> bool:

@@ -15,6 +15,7 @@ from skep.model.identity import MANAGER_NAME
 CERTIFICATE: Final = "certificate.pem"
 KEY: Final = "key.pem"
 ROOT: Final = "root.pem"
+REVOKED: Final = "revoked.pem"
 QUOTA_BYTES: Final = 4 * 1024**3
 PEER_PORT: Final = 2380
 CLIENT_PORT: Final = 2378
@@ -63,7 +64,7 @@ class MemberSettings:
 
 def command(settings: MemberSettings) -> Sequence[str]:
     """The command of a member."""
-    certificate, key, root = (str(settings.run_dir / name) for name in (CERTIFICATE, KEY, ROOT))
+    certificate, key, root, revoked = (str(settings.run_dir / name) for name in (CERTIFICATE, KEY, ROOT, REVOKED))
     return [
         settings.program,
         f"--name={settings.name}",
@@ -84,6 +85,7 @@ def command(settings: MemberSettings) -> Sequence[str]:
         f"--peer-trusted-ca-file={root}",
         "--peer-client-cert-auth",
         f"--peer-cert-allowed-hostname={MANAGER_NAME}",
+        f"--peer-crl-file={revoked}",
         f"--heartbeat-interval={settings.timing.heartbeat_ms}",
         f"--election-timeout={settings.timing.election_ms}",
         "--pre-vote",  # A member that was cut off must not unseat the leader when it returns.

@@ -111,6 +111,7 @@ def first_objects(founding: Founding, tokens: JoinTokens, ingress_id: str) -> li
         status=NodeStatus(addr=founding.underlay),
         manager_status=ManagerStatus(leader=True, addr=founding.control_addr),
         certificate_serial=founding.certificate_serial,
+        manager_serials=[founding.certificate_serial] if founding.certificate_serial else [],
     )
     named = msgspec.structs.replace(node.description, hostname=founding.hostname)
     return [Put(cluster), Put(ingress), Put(msgspec.structs.replace(node, description=named))]

@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from skep.core import quorum
-from skep.core.identity import BACKDATE
+from skep.core import quorum, revocation
 from skep.core.quorum import Voter
-from skep.lib.durations import DAY
 from skep.manager.control.find import find_node, the_cluster
 from skep.manager.control.writes import Writes
 from skep.model.base import Nanoseconds
@@ -21,7 +19,6 @@ from skep.store.changes import Change, Delete, Put
 from skep.store.state import View
 
 Voters = Callable[[], Awaitable[Sequence[Voter]]]
-DEFAULT_CERTIFICATE_LIFE = 90 * DAY
 
 
 class Nodes:
@@ -106,7 +103,7 @@ def removal(view: View, node: Node, now: Nanoseconds, *, is_forced: bool) -> lis
         raise InUse(f"rpc error: code = FailedPrecondition desc = node {node.id} is not down and can't be removed")
     attachments = [task for task in view.tasks.where("node", node.id) if task.is_attachment]
     return [
-        Put(_without(the_cluster(view), node.id, now)),
+        Put(_without(revocation.revoked(the_cluster(view), node, now), node.id, now)),
         Delete("node", node.id, node.version),
         *(Delete("task", task.id, task.version) for task in attachments),
     ]
@@ -114,7 +111,6 @@ def removal(view: View, node: Node, now: Nanoseconds, *, is_forced: bool) -> lis
 
 def _without(cluster: Cluster, node_id: str, now: Nanoseconds) -> Cluster:
     """The cluster that refuses a node's certificate until the last it can have has ended."""
-    life = cluster.spec.ca_config.node_cert_expiry or DEFAULT_CERTIFICATE_LIFE
     refused = {id: until for id, until in cluster.removed_nodes.items() if until > now}
-    refused[node_id] = now + max(life, DEFAULT_CERTIFICATE_LIFE) + BACKDATE
+    refused[node_id] = revocation.last_end(cluster, now)
     return msgspec.structs.replace(cluster, removed_nodes=refused)

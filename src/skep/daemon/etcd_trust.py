@@ -1,8 +1,8 @@
-"""Restarts this manager's etcd member when the swarm's roots have changed, never two managers' at once.
+"""Has this manager's etcd member believe whom the swarm believes: its roots, and no manager that is one no more.
 
-Edge: the etcd member. etcd reads its certificate anew for each connection, but the roots it trusts only when it starts.
-There is no hurry: a certificate of the next root carries the way to the old one. So each manager waits for its turn,
-which the wall clock gives, and for the others to be there; after a while it goes without those.
+Edge: the etcd member. It looks up revoked certificates, and its own, for each connection, but it reads its roots only
+when it starts. There is no hurry: a certificate of the next root carries the way to the old one. So each manager
+restarts its member in its turn, which the wall clock gives, and once the others are there; after a while without those.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from skep.model.base import Nanoseconds
 from skep.model.errors import Unavailable
 from skep.ports.clock import Clock
 from skep.ports.store import StoreUnavailable
+from skep.store.state import View
 
 log = structlog.get_logger(__name__)
 
@@ -26,21 +27,23 @@ PATIENCE: Final = 30 * SECOND
 """With those that are away; a root that was dropped ought not to be trusted for long."""
 
 
-class EtcdRoots:
+class EtcdTrust:
     """Of one manager."""
 
-    def __init__(self, opened: Callable[[], OpenStore], clock: Clock) -> None:
+    def __init__(self, opened: Callable[[], OpenStore], view: Callable[[], View], clock: Clock) -> None:
         """Prepare.
 
         Args:
             opened: The store as of now. Raises `Unavailable` while there is none.
+            view: The state as of the last commit.
         """
         self._opened = opened
+        self._view = view
         self._clock = clock
         self._since: Nanoseconds = 0
 
     async def run(self) -> None:
-        """Follow the roots until cancelled."""
+        """Follow the swarm's trust until cancelled."""
         while True:
             await self._clock.sleep(LOOK)
             try:
@@ -51,6 +54,9 @@ class EtcdRoots:
     async def _look(self) -> None:
         opened = self._opened()
         member, members = opened.member, opened.members
+        cluster = self._view().cluster
+        if member is not None and cluster is not None:
+            member.revoke(cluster.revoked_certificates.keys())
         if member is None or members is None or not member.has_other_roots:
             self._since = 0
             return
