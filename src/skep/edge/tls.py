@@ -1,9 +1,10 @@
 """TLS in front of aiohttp: listens, shakes hands, knows who the peer is, and hands the plain stream on.
 
 Edge: sockets, OpenSSL. asyncio's own TLS ignores half-close and cannot change certificates live, so anyio's streams
-terminate TLS and a socket pair carries the plain bytes into the server. Trust is one root only, the cluster's. Every
-peer has a few seconds for its handshake and for its first header, and a share of the connections, so that idle
-ones cost little and starve nobody.
+terminate TLS and a socket pair carries the plain bytes into the server. Trust is in the cluster's roots only: one, or
+two while one follows the other. Every peer has a few seconds for its handshake and for its first header, and a share
+of the connections, so that idle ones cost little and starve nobody. Long, because whoever may end a connection early
+has to know what it is made of.
 """
 
 import asyncio
