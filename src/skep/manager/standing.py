@@ -43,12 +43,13 @@ class Standing:
         self._leader: Leader | None = None
         self._asked_at: Nanoseconds = 0
         self._answered_at: Nanoseconds = clock.now()
+        self._is_failing = False
         self._asking: asyncio.Task[None] | None = None
 
     @property
     def is_stale(self) -> bool:
-        """Whether the store has not answered for a while: what is shown may be out of date."""
-        return self._clock.now() - self._answered_at > STALE_AFTER
+        """Whether the store was asked and has not answered for a while: what is shown may be out of date."""
+        return self._is_failing and self._clock.now() - self._answered_at > STALE_AFTER
 
     @property
     def known(self) -> Leader | None:
@@ -103,8 +104,10 @@ class Standing:
             async with asyncio.timeout(LIMIT_S):
                 self._leader = await self._candidate().leader()
             self._answered_at = self._clock.now()
+            self._is_failing = False
         except (StoreUnavailable, TimeoutError):
             self._leader = None
+            self._is_failing = True  # Rather than that it was not asked: this daemon may be busy.
         finally:
             self._asked_at = self._clock.now()
             self._asking = None
