@@ -290,6 +290,19 @@ async def test_a_renewed_certificate_is_used_without_a_restart(managers: Manager
     assert await write(member.target, "a") == {"a"}
 
 
+async def test_a_member_whose_certificate_had_ended_serves_once_it_is_renewed(managers: Managers) -> None:
+    """Nobody tells it: the daemon is still waiting for it."""
+    managers.describe("m0")
+    managers.held["m0"] = managers.authorities.make("m0", Role.MANAGER, address="127.0.0.1", life_s=-1)
+    member = managers.member("m0")
+    await member.start()
+    with pytest.raises(StoreUnavailable):
+        await member.wait_ready(1)
+    managers.held["m0"] = managers.authorities.make("m0", Role.MANAGER, address="127.0.0.1")
+    await member.wait_ready(LIMIT_S)
+    assert await write(member.target, "a") == {"a"}
+
+
 async def _serial(url: str, held: Credentials) -> int:
     """The serial number of the certificate that a client is shown."""
     _, writer = await asyncio.open_connection(

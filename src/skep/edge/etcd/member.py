@@ -38,6 +38,7 @@ class EtcdMember:
         """
         self._settings = settings
         self._credentials = credentials
+        self._handed: Credentials | None = None
         self._revoked: frozenset[str] | None = None
         context = LiveContext(credentials, lambda held: client_context(held.root, held))
         self.target = Target([settings.client_url], context, MANAGER_NAME, patience or Patience())
@@ -86,7 +87,7 @@ class EtcdMember:
 
     def refresh(self) -> None:
         """Hand it the credentials in force; connections that exist stay."""
-        held = self._credentials()
+        self._handed = held = self._credentials()
         for name, text in ((ROOT, held.root), (KEY, held.key), (CERTIFICATE, held.certificate)):
             _replace(self._settings.run_dir / name, text)
 
@@ -122,7 +123,12 @@ class EtcdMember:
         await self._gateway.close()
 
     async def _answers(self) -> bool:
-        """Whether it speaks; a member without a quorum does, and must not be restarted for that."""
+        """Whether it speaks; a member without a quorum does, and must not be restarted for that.
+
+        It may be waited for just because its certificate has ended, and has been renewed meanwhile.
+        """
+        if self._handed is not self._credentials():
+            self.refresh()
         try:
             await self._gateway.get(self._settings.client_url, "/version", limit_s=PING_S)
         except Away:
