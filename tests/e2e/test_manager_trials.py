@@ -35,6 +35,7 @@ N_MANAGERS, N_NODES = 3, 5
 MESH_PER_S = 20.0
 DECIDES_S = {"kill": 3.0, "freeze": 5.0, "cut": 5.0}
 """Within so long the next leader decides, in 99 of 100 rounds in which the leader fell."""
+MAX_TOLD = 50
 AMID_S = 0.5
 REROUTED_S = 3.0
 """After a link is healed, requests that were sent into it may still be waiting for their retransmission."""
@@ -183,8 +184,12 @@ def test_managers_fall_and_nothing_is_lost(lab: Lab) -> None:
     places = {node.name: node.underlay for node in lab.nodes}
     lost = [r for r in recording.failed if not any(each.excuses(r, places[each.victim]) for each in rounds)]
     print(f"mesh: {len(recording.requests)} requests, {len(recording.failed)} to nodes cut off, {len(lost)} lost")
+    taken = [request.took_s for request in recording.requests]
+    print(f"  a request takes {percentile(taken, 0.5) * 1000:.0f} ms (p50), {percentile(taken, 0.99):.2f} s (p99)")
     _tell(rounds, length_s)
-    assert not lost, [_about(request, rounds) for request in lost]
+    for request in lost[:MAX_TOLD]:
+        print(_about(request, rounds))
+    assert not lost, f"{len(lost)} requests were lost"
     for kind, limit_s in DECIDES_S.items():
         times = [each.decided_s for each in rounds if each.kind == kind and each.was_leader]
         assert not times or percentile(times, 0.99) <= limit_s, f"{kind}: {sorted(times)[-5:]}"
@@ -193,7 +198,8 @@ def test_managers_fall_and_nothing_is_lost(lab: Lab) -> None:
 def _about(request: Request, rounds: list[Round]) -> str:
     """A lost request and the fault before it."""
     earlier = [each for each in rounds if each.began_s <= request.began_s] or rounds[:1]
-    return f"{request}, {request.began_s - earlier[-1].began_s:.2f} s after {earlier[-1]}"
+    where = f"{request.host} {'kept' if request.is_kept else 'new'} at {request.began_s:.1f} s: {request.error}"
+    return f"{where}, {request.began_s - earlier[-1].began_s:.2f} s after {str(earlier[-1])[:60]}"
 
 
 def _check(round_: Round, before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]]) -> None:
