@@ -12,7 +12,7 @@ from skep.edge.memory import MemoryStore
 from skep.manager import logs
 from skep.manager.logs import TaskLogs, newcomers
 from skep.manager.replica import Replica
-from skep.model.errors import Unavailable
+from skep.model.errors import Disconnected, Unavailable
 from skep.model.lifecycle import TaskState
 from skep.model.session import LogRequest, StreamData, StreamRequest
 from skep.model.task import Task
@@ -161,6 +161,45 @@ async def test_a_follower_is_not_given_up_and_leaving_closes_every_stream(monkey
         await asyncio.wait_for(anext(following), 0.1)
     await following.aclose()  # type: ignore[attr-defined]  # It is a generator.
     await until(lambda: sorted(nodes.closed) == ["n1", "n2"])
+
+
+class Returning(Nodes):
+    """A node whose session breaks, which is away for a while and then goes on where it was asked to."""
+
+    def open_stream(self, node_id: str, request: StreamRequest) -> AsyncIterator[StreamData]:
+        assert isinstance(request, LogRequest)
+        times = len(self.asked)
+        self.parts = {}
+        if times == 0:
+            self.parts[node_id] = [line("1", 11), line("2", 12), Disconnected("the session ended")]
+        elif times > 2:
+            self.parts[node_id] = [line("3", request.since), None]
+        return super().open_stream(node_id, request)
+
+
+async def test_logs_that_are_followed_go_on_when_the_node_is_back() -> None:
+    nodes = Returning()
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    following = source.logs([ONE], LogOptions(follow=True, tail=2))
+    got = [(await asyncio.wait_for(anext(following), SOON_S)).entry for _ in range(3)]
+    assert [(entry.payload, entry.timestamp) for entry in got] == [(b"1", 11), (b"2", 12), (b"3", 13)]
+    await following.aclose()  # type: ignore[attr-defined]  # It is a generator.
+    asked = [(request.since, request.tail) for _, request in nodes.asked if isinstance(request, LogRequest)]
+    assert asked == [(0, 2), (13, -1), (13, -1), (13, -1)]
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+async def test_a_node_that_does_not_come_back_is_named(is_followed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BACK_AFTER", 200_000_000)
+    nodes = Nodes({"n1": [line("a", 1), Disconnected("the session ended")], "n2": []})
+    source = TaskLogs(nodes.open_stream, QuickClock())
+    found = source.logs([ONE], LogOptions(follow=is_followed))
+    assert (await asyncio.wait_for(anext(found), SOON_S)).entry.payload == b"a"
+    del nodes.parts["n1"]
+    warning = (await asyncio.wait_for(anext(found), SOON_S)).entry
+    assert warning.channel == 2
+    assert (b"is not available" if is_followed else b"the session ended") in warning.payload
+    assert await anext(found, None) is None
 
 
 async def test_no_tasks_no_entries() -> None:

@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from tests.factories import a_service
-from tests.manager.council import LONG_S, Council, convened
+from tests.factories import a_service, a_task
+from tests.manager.council import CLOCK, LONG_S, Council, convened
 from tests.sessions import until
 
+from skep.manager.logs import TaskLogs
 from skep.model.errors import Unavailable
 from skep.model.lifecycle import TaskState
 from skep.model.service import Service
 from skep.model.session import LogRequest, StreamData, StreamRequest
+from skep.ports.runtime import LogOptions
 from skep.store.changes import Put
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +157,25 @@ async def test_without_a_quorum_it_is_said_that_what_is_shown_may_be_old(council
     await until(lambda: manager.standing.is_stale, LONG_S)
     council.election.is_away = False
     await until(lambda: not manager.standing.is_stale, LONG_S)
+
+
+async def test_logs_that_are_followed_outlive_the_leader(council: Council) -> None:
+    async def counting(request: StreamRequest) -> AsyncIterator[StreamData]:
+        assert isinstance(request, LogRequest)
+        number = request.since
+        while True:
+            yield StreamData(stream=0, timestamp=number, payload=b"%d" % number)
+            number += 1
+            await asyncio.sleep(0.02)
+
+    council.workers["w1"].source = counting
+    reader = council.others[0]
+    source = TaskLogs(reader.reception.open_stream, CLOCK)
+    following = source.logs([a_task(id="t", node_id="w1")], LogOptions(follow=True, since=1))
+    got = [(await asyncio.wait_for(anext(following), LONG_S)).entry.timestamp for _ in range(5)]
+    await council.managers.pop(council.election.holder).die()
+    await council.election.depose()
+    while len(got) < 60:
+        got.append((await asyncio.wait_for(anext(following), LONG_S)).entry.timestamp)
+    assert got == list(range(1, 61)), "nothing is left out, nothing comes twice"
+    await following.aclose()  # type: ignore[attr-defined]  # it is a generator

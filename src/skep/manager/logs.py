@@ -9,9 +9,13 @@ import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from typing import Final
 
+import msgspec
+
+from skep.lib.durations import SECOND
 from skep.manager.replica import Replica
 from skep.manager.time_merge import Source, TimeMerge
-from skep.model.errors import SkepError
+from skep.model.base import Nanoseconds
+from skep.model.errors import Disconnected, SkepError
 from skep.model.lifecycle import TaskState
 from skep.model.session import LogRequest, StreamData
 from skep.model.task import Task
@@ -25,6 +29,9 @@ PATIENCE_S: Final = 0.3
 """How long an entry waits for those of other tasks that may be older, where logs are followed."""
 SILENCE_S: Final = 10.0
 """How long a node may say nothing before it is given up, where nothing is to be followed."""
+AGAIN: Final[Nanoseconds] = SECOND // 2
+BACK_AFTER: Final[Nanoseconds] = 15 * SECOND
+"""How soon a node whose logs are followed has to be back after its session broke, as when another manager leads."""
 INCOMPLETE: Final = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 
 OpenStream = Callable[[str, LogRequest], AsyncIterator[StreamData]]
@@ -90,13 +97,35 @@ class TaskLogs:
             since=options.since,
             tail=options.tail,
         )
+        told: Nanoseconds = 0
+        lost_at: Nanoseconds | None = None
+        while True:
+            stream = self._open_stream(task.node_id, request) if lost_at is None else self._reopened(task, request)
+            try:
+                while True:
+                    async with asyncio.timeout(None if options.follow else SILENCE_S):
+                        part = await anext(stream, None)
+                    if part is None:
+                        return
+                    told = part.timestamp
+                    yield part
+            except SkepError as error:
+                now = self._clock.now()
+                if options.follow and isinstance(error, Disconnected):
+                    lost_at = now
+                if lost_at is None or now - lost_at > BACK_AFTER:
+                    raise
+                if told:
+                    request = msgspec.structs.replace(request, since=told + 1, tail=-1)
+            finally:
+                await _close(stream)
+
+    async def _reopened(self, task: Task, request: LogRequest) -> AsyncIterator[StreamData]:
+        """A stream once more, after a moment: the node may be with another leader by then."""
+        await self._clock.sleep(AGAIN)
         stream = self._open_stream(task.node_id, request)
         try:
-            while True:
-                async with asyncio.timeout(None if options.follow else SILENCE_S):
-                    part = await anext(stream, None)
-                if part is None:
-                    return
+            async for part in stream:
                 yield part
         finally:
             await _close(stream)

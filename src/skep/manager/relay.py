@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol, assert_never
 
+from skep.manager.streams import refusal_of
 from skep.model import session as protocol
 from skep.model.codec import MALFORMED
-from skep.model.errors import SkepError, Unavailable, Unsupported
+from skep.model.errors import Disconnected, SkepError, Unavailable, Unsupported
 from skep.model.identity import Credentials
 from skep.model.session import (
     MAX_PAYLOAD,
@@ -61,7 +62,7 @@ class Relay:
             while (part := await _next(channel)) is not None:
                 yield part
         except ChannelClosed as error:
-            raise Unavailable(BROKEN) from error
+            raise Disconnected(BROKEN) from error
         finally:
             await channel.close()
 
@@ -149,7 +150,7 @@ async def _next(channel: Channel) -> StreamData | None:
     """The next part; None at the proper end.
 
     Raises:
-        Unavailable, Unsupported: The node ended it with an error. ChannelClosed.
+        Unavailable, Unsupported: The node ended it with an error. Disconnected: its session broke. ChannelClosed.
     """
     raw = await channel.receive()
     try:
@@ -159,7 +160,7 @@ async def _next(channel: Channel) -> StreamData | None:
     if isinstance(message, StreamData):
         return message
     if message.error:
-        raise Unsupported(message.error) if message.is_unsupported else Unavailable(message.error)
+        raise refusal_of(message)
     return None
 
 
@@ -204,7 +205,12 @@ async def _carry(streams: NodeStreams | None, channel: Channel) -> StreamEnd:
     except StreamBroken as error:
         return StreamEnd(stream=0, error=str(error) or BROKEN)
     except SkepError as refusal:
-        return StreamEnd(stream=0, error=str(refusal), is_unsupported=isinstance(refusal, Unsupported))
+        return StreamEnd(
+            stream=0,
+            error=str(refusal),
+            is_unsupported=isinstance(refusal, Unsupported),
+            is_lost=isinstance(refusal, Disconnected),
+        )
     return StreamEnd(stream=0)
 
 

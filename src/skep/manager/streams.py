@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from skep.model.credit import Account
-from skep.model.errors import SkepError, Unavailable, Unsupported
+from skep.model.errors import Disconnected, SkepError, Unavailable, Unsupported
 from skep.model.session import (
     INITIAL_CREDIT,
     MAX_PAYLOAD,
@@ -76,19 +76,22 @@ class _Stream:
         """The next part; None at the proper end.
 
         Raises:
-            Unavailable, Unsupported: The agent ended it with an error, or its session broke.
+            Unavailable, Unsupported: The agent ended it with an error. Disconnected: its session broke.
         """
         while not self.parts:
             if self.end is not None:
                 if self.end.error:
-                    raise _refusal(self.end)
+                    raise refusal_of(self.end)
                 return None
             self.news.clear()
             await self.news.wait()
         return self.parts.popleft()
 
 
-def _refusal(end: StreamEnd) -> SkepError:
+def refusal_of(end: StreamEnd) -> SkepError:
+    """What a stream that ended with an error says to who reads it."""
+    if end.is_lost:
+        return Disconnected(end.error)
     return Unsupported(end.error) if end.is_unsupported else Unavailable(end.error)
 
 
@@ -201,4 +204,4 @@ class Streams:
         self._failure = reason
         for number, stream in self._open.items():
             if stream.end is None:
-                stream.finish(StreamEnd(stream=number, error=reason))
+                stream.finish(StreamEnd(stream=number, error=reason, is_lost=True))

@@ -52,5 +52,9 @@ class Unavailable(SkepError):
     """Something this needs is away at present, such as the engine or a node: try again (503)."""
 
 
+class Disconnected(Unavailable):
+    """The way to a node broke off amid a stream: it is likely to be there again in a moment (503)."""
+
+
 class Unsupported(SkepError):
     """Not done here, with what to use instead (501)."""

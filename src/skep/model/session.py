@@ -269,11 +269,13 @@ class StreamEnd(Record, frozen=True, kw_only=True, tag="end"):
 
     Attributes:
         error: Empty for a proper end. is_unsupported: asking again, or later, will not help.
+        is_lost: Nobody ended it, the way to the node broke off.
     """
 
     stream: int
     error: str = ""
     is_unsupported: bool = False
+    is_lost: bool = False
 
 
 SMALLEST_COST = 64
