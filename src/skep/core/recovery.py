@@ -25,7 +25,7 @@ LOST: Final = (
     "the votes of the other managers: promote nodes again once they are back (skep node promote)",
 )
 STEPS: Final = (
-    "write the state this manager holds to a new store of its own, with one member",
+    "copy the state this manager holds out of etcd into a file of its own, checked object by object",
     "make every other manager a worker in that state",
     "decide alone from then on; running tasks, the mesh and the agents' sessions go on",
 )

@@ -29,6 +29,7 @@ from skep.daemon.manager import Hooks, ManagerParts, Means
 from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.restore import Place, restore
 from skep.daemon.seat import Seat, clear
+from skep.daemon.store_switch import StoreSwitch
 from skep.daemon.stores import StorePlaces, begin_alone
 from skep.daemon.worker import WorkerParts
 from skep.edge import keyfile
@@ -40,7 +41,7 @@ from skep.model.node import Role
 from skep.model.session import ManagerAddress
 from skep.ports.dataplane import DataPlaneFailure
 from skep.ports.runtime import EngineFacts, Runtime
-from skep.ports.store import StoreUnavailable
+from skep.ports.store import StoreError
 from skep.ports.transport import TransportError
 
 log = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ class Node:
         self._worker: WorkerParts | None = None
         self._error = ""
         self._is_locked = False
+        self._secret = b""
         self._under_way: set[asyncio.Task[None]] = set()
         self._places = StorePlaces(config.swarm_dir, config.run_dir / "etcd")
 
@@ -134,7 +136,7 @@ class Node:
     async def _enter(self, member: Membership, credentials: Credentials, secret: bytes = b"") -> None:
         """Take part; a locked manager only keeps its node as it was told last. `secret`: its data key, unlocked."""
         identity = NodeIdentity(credentials, self._keep_credentials, self._means.dice.fraction)
-        self._member, self._identity = member, identity
+        self._member, self._identity, self._secret = member, identity, secret
         if member.role == Role.MANAGER and not member.is_leaving:
             self._is_locked = keyfile.is_locked(self._config.swarm_dir) and not secret
             if not self._is_locked:
@@ -306,14 +308,16 @@ class Node:
         if self._is_locked or member is None or identity is None or member.role != Role.MANAGER or member.is_entering:
             raise NotManager(LOCKED if self._is_locked else NO_SWARM if member is None else WORKER)
         if member.etcd is not None:
+            council = self._manager.council if self._manager is not None else None
+            secret = council.data_key if council is not None else self._secret
             if self._seat is not None:
                 await self._seat.close()
             try:
-                self._member = await begin_alone(self._places, member, lambda: identity.credentials)
-            except StoreUnavailable as error:
+                self._member = await self._bring_out(member, identity)
+            except (StoreError, SkepError) as error:
                 raise Unavailable(f"this manager cannot begin anew: {error}") from error
             finally:
-                await self._take_seat(self._member or member, identity)
+                await self._take_seat(self._member or member, identity, secret)
         if self._seat is None:
             raise Unavailable("this manager is not open; try again")
         try:
@@ -330,6 +334,17 @@ class Node:
         )
         await manager.control.writes.transact(lambda view: recovery.sole_manager(view, survivor))
         return member.node_id
+
+    async def _bring_out(self, member: Membership, identity: NodeIdentity) -> Membership:
+        """Take the state out of an etcd that has lost its other members, into a file.
+
+        With --force-new-cluster etcd 3.4 drops what its log does not yet say to be committed, though its data may have
+        it already: who joined it later would replay another history. So nobody ever joins that one.
+        """
+        alone = await begin_alone(self._places, member, lambda: identity.credentials)
+        self._member = alone
+        switch = StoreSwitch(self._places, lambda: identity.credentials, self._means.dice.fraction)
+        return await switch.to_sqlite(alone)
 
     async def join_swarm(self, request: JoinRequest) -> None:
         """Join a swarm as what the token says; returns once a manager has welcomed this node.
