@@ -71,6 +71,16 @@ def refused(lab: Lab, *words: str, node: str = "node1") -> str:
     return done.stderr.strip()
 
 
+def insist(lab: Lab, *words: str, node: str = "node1") -> str:
+    """Have something changed although a manager was just lost: refused within two seconds, it is asked again."""
+    for _ in range(20):
+        done = lab.docker_process(*words, node=node)
+        if done.returncode == 0 or "name conflicts" in done.stderr:
+            break  # The one before may have been stored all the same, as it said.
+        assert "cannot store changes at present" in done.stderr, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """Nodes in no swarm yet."""
@@ -98,32 +108,33 @@ def test_managers_come_and_go_and_one_dies(lab: Lab) -> None:
     assert NOT_MANAGER in refused(lab, "node", "ls", node="node3")
     assert lab.docker("node", "promote", "node3") == "Node node3 promoted to a manager in the swarm.\n"
     wait_until(lambda: lab.docker_process("node", "ls", node="node3").returncode == 0, "node3 became no manager")
-    three = {"node1": ("Ready", "Leader"), "node2": ("Ready", "Reachable"), "node3": ("Ready", "Reachable")}
-    for name in three:
-        wait_until(lambda name=name: found(lab, name) == three, f"{name} does not see three managers")
+    three = [("Ready", "Leader"), ("Ready", "Reachable"), ("Ready", "Reachable")]
+    for node in lab.nodes:
+        wait_until(lambda name=node.name: sorted(found(lab, name).values()) == three, f"{node.name} sees no three")
     assert "two-manager" not in lab.docker("info")
     assert running(lab, "s") == tasks
 
-    lab.docker(*RUN, "t", *PROGRAM, node="node3")  # Asked of one that does not lead.
-    wait_running(lab, "t", 1, "node2")
-    assert kill_manager(lab, "node1") == 2
+    leader, other, third = sorted(managers(lab), key=lambda name: managers(lab)[name])
+    insist(lab, *RUN, "t", *PROGRAM, node=third)  # Asked of one that does not lead.
+    wait_running(lab, "t", 1, other)
+    assert kill_manager(lab, leader) == 2
     began = time.monotonic()
-    lab.docker(*RUN, "u", *PROGRAM, node="node2")
-    wait_running(lab, "u", 1, "node2")
+    insist(lab, *RUN, "u", *PROGRAM, node=other)
+    wait_running(lab, "u", 1, other)
     print(f"decided {time.monotonic() - began:.1f} s after the leader was killed")
-    wait_until(lambda: lab.docker_process("node", "ls").returncode == 0, "node1 did not come back")
+    wait_until(lambda: lab.docker_process("node", "ls", node=leader).returncode == 0, f"{leader} did not come back")
     wait_until(lambda: len(running(lab, "s")) == 3, "what ran is not all seen again")
     assert running(lab, "s") == tasks
 
     wait_until(lambda: "Leader" in managers(lab).values(), "nobody leads")
-    assert lab.docker("node", "demote", "node3") == "Manager node3 demoted in the swarm.\n"
+    insist(lab, "node", "demote", "node3")
     wait_until(lambda: NOT_MANAGER in lab.docker("node", "ls", node="node3", check=False), "node3 is a manager still")
     wait_until(lambda: set(managers(lab)) == {"node1", "node2"}, "node3 is shown as a manager still")
     leaving = refused(lab, "swarm", "leave", node="node2")
     assert "Removing this node leaves 1 managers out of 2." in leaving
     assert "It must be demoted to worker before removal" in refused(lab, "node", "rm", "--force", "node2")
     assert lab.docker("swarm", "leave", "--force", node="node2") == "Node left the swarm.\n"
-    lab.docker("node", "demote", "node2")  # The other managers do without it, so that they can change this.
+    insist(lab, "node", "demote", "node2")  # The other managers do without it, so that they can change this.
     wait_until(lambda: managers(lab) == {"node1": "Leader"}, "node2 is shown as a manager still")
     wait_until(lambda: lab.docker_process("node", "rm", "node2").returncode == 0, "node2 could not be removed")
     assert refused(lab, "node", "demote", "node1").endswith("attempting to demote the last manager of the swarm")
@@ -134,18 +145,20 @@ def test_without_a_quorum_one_manager_begins_anew(lab: Lab) -> None:
     lab.docker("swarm", "init", "--advertise-addr", "192.168.77.1")
     lab.docker(*RUN, "s", "--replicas", "2", *PROGRAM)
     tasks = wait_running(lab, "s", 2)
+    lab.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", "192.168.77.1")  # Of one, nothing changes.
+    assert running(lab, "s") == tasks
     join(lab, "node2", "manager")
     nodes.kill_node(lab.layout, lab.layout.node("node2"))
     began = time.monotonic()
     why = refused(lab, *RUN, "t", *PROGRAM)
-    assert time.monotonic() - began < 4  # Two seconds, and what a busy machine takes beside.
+    assert time.monotonic() - began < 6  # Two seconds, and what a busy machine takes beside.
     assert "cannot store changes at present: too few managers answer" in why
     assert "s" in lab.docker("service", "ls", "--format", "{{.Name}}").split()
 
     printed = lab.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", "192.168.77.1")
     assert "is now a manager." in printed
     assert managers(lab) == {"node1": "Leader"}
-    lab.docker(*RUN, "u", "--constraint", "node.hostname==node1", *PROGRAM)
+    insist(lab, *RUN, "u", "--constraint", "node.hostname==node1", *PROGRAM)
     wait_running(lab, "u", 1)
     assert running(lab, "s") == tasks
     nodes.boot_node(lab.layout, lab.layout.node("node2"))
@@ -172,7 +185,7 @@ def test_a_newcomers_key_is_locked_as_the_others_are(lab: Lab) -> None:
     assert lab.docker_process("swarm", "unlock", stdin=words[0].encode() + b"\n", node="node2").returncode == 0
     wait_until(lambda: lab.docker_process("node", "ls", node="node2").returncode == 0, "node2 was not unlocked")
     wait_until(lambda: "Leader" in managers(lab, "node2").values(), "nobody leads")
-    lab.docker("swarm", "update", "--autolock=false", node="node2")
+    insist(lab, "swarm", "update", "--autolock=false", node="node2")
     wait_until((swarm_dir / "data-key").exists, "node2 did not unlock its key")
 
 
@@ -192,7 +205,7 @@ def test_all_managers_return_after_their_machines_were_off(lab: Lab) -> None:
     wait_until(lambda: lab.docker_process("node", "ls").returncode == 0, "two of three did not make a quorum", 60)
     wait_running(lab, "s", 2, deadline_s=60)
     wait_until(lambda: found(lab)["node3"] == ("Down", "Unreachable"), "node3 is not shown as lost", 60)
-    assert lab.docker("node", "demote", "node3") == "Manager node3 demoted in the swarm.\n"
+    insist(lab, "node", "demote", "node3")
     wait_until(lambda: lab.docker_process("node", "rm", "node3").returncode == 0, "node3 could not be removed")
     assert set(managers(lab)) == {"node1", "node2"}
 
@@ -221,7 +234,7 @@ def test_promotions_during_which_managers_are_killed_come_to_their_end(lab: Lab,
     wait_until(lambda: {name for name, (_, seen) in found(lab).items() if seen} == three, "not all are managers", 60)
     # A node whose daemon dies time and again may be silent for so long that its tasks are replaced.
     wait_until(lambda: len(running(lab, "s")) == 3, "what ran is not all seen again", 60)
-    lab.docker(*RUN, "t", *PROGRAM, node="node3")
+    insist(lab, *RUN, "t", *PROGRAM, node="node3")
     wait_running(lab, "t", 1)
 
 

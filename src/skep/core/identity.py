@@ -93,6 +93,15 @@ def identity_of_pem(pem: str) -> Identity:
     return identity_of(load_certificate(pem))
 
 
+def addresses_of_pem(pem: str) -> list[str]:
+    """The IP addresses a certificate is good for as a server's, and its peers expect it to come from."""
+    try:
+        names = load_certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+
+
 def load_certificate(pem: str) -> x509.Certificate:
     """Read a certificate.
 

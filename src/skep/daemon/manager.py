@@ -13,6 +13,7 @@ from skep.agent.identity import NodeIdentity
 from skep.core import cluster_status
 from skep.core.cluster_status import ClusterStatus, papers_of
 from skep.core.dispatch.dispatcher import Dispatcher
+from skep.core.identity import addresses_of_pem
 from skep.core.quorum import Voter
 from skep.daemon import store_status, stores
 from skep.daemon.config import split_address
@@ -51,7 +52,7 @@ from skep.manager.vigil import Vigil
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
 from skep.model.errors import Unavailable
-from skep.model.identity import Operator
+from skep.model.identity import Credentials, Operator
 from skep.model.node import Role
 from skep.ports.clock import Clock, Dice
 from skep.store.changes import Change
@@ -203,9 +204,9 @@ class ManagerParts:
 
     async def _move(self, opened: OpenStore, replica: Replica) -> None:
         switch = StoreSwitch(self._places, lambda: self._identity.credentials, self._means.dice.fraction)
-        host = split_address(self.member.control_addr, CONTROL_PORT)[0]
+        peer_url = peer_url_of(self.member, self._identity.credentials)
         try:
-            self.member, self._opened = await switch.to_etcd(self.member, opened, replica, peer_url_of(host))
+            self.member, self._opened = await switch.to_etcd(self.member, opened, replica, peer_url)
         except MoveUncertain as error:
             self._hooks.fatal(error)
             raise Unavailable(f"{error}; try again in a moment") from error
@@ -307,7 +308,8 @@ class ManagerParts:
         )
 
     def _guard_peers(self, replica: Replica) -> None:
-        door = PeerDoor(lambda: replica.view, split_address(self.member.control_addr, CONTROL_PORT)[0])
+        host = split_address(self.member.control_addr, CONTROL_PORT)[0]
+        door = PeerDoor(lambda: replica.view, host, self.opened.members)
         replica.observers.append(door.observe)
         self._supervisor.keep("peers", door.run)
 
@@ -331,6 +333,14 @@ class ManagerParts:
             await self._opened.close()
 
 
-def peer_url_of(host: str) -> str:
-    """Where an etcd member on a host is reached by the others."""
+def peer_url_of(member: Membership, held: Credentials) -> str:
+    """Where a node's etcd member is reached by the others, and reaches them from.
+
+    That is its certificate's address, by which the others know it: a machine with several is not always seen under the
+    one that it advertises.
+    """
+    if member.etcd is not None:
+        return member.etcd.peer_url
+    host, certified = split_address(member.control_addr, CONTROL_PORT)[0], addresses_of_pem(held.certificate)
+    host = certified[0] if certified and host not in certified else host
     return f"https://[{host}]:{PEER_PORT}" if ":" in host else f"https://{host}:{PEER_PORT}"

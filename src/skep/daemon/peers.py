@@ -8,14 +8,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 
 from skep.daemon.config import CONTROL_PORT, is_address, split_address
+from skep.edge.etcd.members import Membership as Members
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.peer_guard import PeerGuard
 from skep.model.node import Node, Role
 from skep.ports.dataplane import DataPlaneFailure
+from skep.ports.store import StoreUnavailable
 from skep.store.changes import Batch
 from skep.store.state import View
 
@@ -27,9 +30,11 @@ AGAIN_S: Final = 5.0
 class PeerDoor:
     """Of one manager whose state is in etcd."""
 
-    def __init__(self, view: Callable[[], View], own_host: str) -> None:
+    def __init__(self, view: Callable[[], View], own_host: str, members: Members | None) -> None:
         self._view = view
         self._own_host = own_host
+        self._members = members
+        self._member_hosts: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
 
     def observe(self, batch: Batch) -> None:
@@ -44,7 +49,7 @@ class PeerDoor:
         try:
             while True:
                 self._changed.clear()
-                wanted = manager_hosts(self._view()) | {self._own_host}
+                wanted = manager_hosts(self._view()) | await self._known_members() | {self._own_host}
                 if wanted != let_in:
                     try:
                         await guard.allow(wanted)
@@ -52,10 +57,20 @@ class PeerDoor:
                     except DataPlaneFailure as failure:
                         log.error("the managers' port is not guarded", reason=str(failure))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if wanted == let_in else AGAIN_S):
+                    async with asyncio.timeout(AGAIN_S):
                         await self._changed.wait()
         finally:
             await guard.close()
+
+    async def _known_members(self) -> frozenset[str]:
+        """Where etcd's members are: a machine with several addresses may come from another one than it advertises."""
+        try:
+            found = await self._members.members() if self._members is not None else []
+        except StoreUnavailable:
+            return self._member_hosts
+        hosts = (urlsplit(member.peer_url).hostname or "" for member in found)
+        self._member_hosts = frozenset(host for host in hosts if is_address(host))
+        return self._member_hosts
 
 
 async def open_port() -> None:

@@ -15,7 +15,6 @@ import structlog
 from skep.agent.identity import NodeIdentity
 from skep.daemon import membership as memberships
 from skep.daemon import peers, stores
-from skep.daemon.config import CONTROL_PORT, split_address
 from skep.daemon.manager import Hooks, ManagerParts, Means, peer_url_of
 from skep.daemon.membership import EtcdPlace, Membership
 from skep.daemon.stores import StorePlaces
@@ -147,9 +146,11 @@ class Entrance:
         held = self._identity.credentials
         if self._identity.identity.role != Role.MANAGER:
             raise Unavailable("its certificate is not a manager's yet")
-        host = split_address(member.control_addr, CONTROL_PORT)[0]
-        has_data = self._places.etcd_dir.exists()
-        request = EntryRequest(peer_url=peer_url_of(host), control_addr=member.control_addr, has_data=has_data)
+        request = EntryRequest(
+            peer_url=peer_url_of(member, held),
+            control_addr=member.control_addr,
+            has_data=self._places.etcd_dir.exists(),
+        )
         addr, entry = await self._ask(member, request)
         if entry.is_new:
             if not member.is_entering:
