@@ -11,7 +11,7 @@ import pytest
 from tests.etcd_members import BRISK, CALM, Members, running
 
 from skep.edge.etcd import wire
-from skep.edge.etcd.gateway import Gateway, Patience, Target
+from skep.edge.etcd.gateway import Away, Gateway, Patience, Target
 from skep.edge.etcd.store import EtcdStore
 from skep.ports.store import (
     Compacted,
@@ -372,3 +372,10 @@ async def _insist(store: EtcdStore, write: Write) -> int:
                 return next(row.version for row in (await store.load())[1] if row.id == write.id)
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_gateway_that_was_closed_says_so_at_once() -> None:
+    gateway = Gateway(Target(["http://127.0.0.1:1"]))
+    await gateway.close()
+    with pytest.raises(Away, match="not asked any more"):
+        await gateway.ask("/v3/kv/range", wire.Range(b"k"), wire.RangeAnswer, limit_s=60)

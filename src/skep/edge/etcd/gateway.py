@@ -121,7 +121,7 @@ class Gateway:
                 self.avoid(endpoint)
                 if error.was_heard and doubts is not None:
                     doubts.append(str(error))
-                if loop.time() + PAUSE_S >= until:
+                if self._http.closed or loop.time() + PAUSE_S >= until:
                     raise
             n_tries += 1
             if n_tries % len(self._target.endpoints) == 0:
@@ -129,6 +129,8 @@ class Gateway:
 
     async def attempt(self, endpoint: str, path: str, body: bytes, answer: type[T], *, limit_s: float) -> T:
         """Ask one endpoint once. Raises as `ask`."""
+        if self._http.closed:  # Whoever asked at the very end is not to blame.
+            raise Away(f"{endpoint} is not asked any more", was_heard=False)
         try:
             async with asyncio.timeout(limit_s), self._post(endpoint, path, body) as response:
                 raw = await response.read()
