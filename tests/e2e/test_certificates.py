@@ -185,6 +185,20 @@ def test_a_whole_swarm_that_was_off_comes_back(tmp_path: Path) -> None:
         assert logged(lab, "this manager's certificate had ended")
 
 
+@pytest.mark.soak
+def test_one_of_several_managers_that_was_off_comes_back(tmp_path: Path) -> None:
+    """Its etcd speaks to no other before its agent has got a certificate from one of the others."""
+    with a_short_lived_lab(tmp_path, LIFE_S, node_count=3, manager_count=3) as lab:
+        node = lab.layout.node("node2")
+        nodes.kill_node(lab.layout, node)
+        wait_wall(ends_at(lab, "node2") + 1)
+        nodes.boot_node(lab.layout, node)
+        began = time.monotonic()
+        wait_until(lambda: ready(lab) == 3, "it did not come back", 90)
+        wait_until(lambda: lab.docker_process("node", "ls", node="node2").returncode == 0, "it is no manager", 90)
+        print(f"a manager after {time.monotonic() - began:.1f} s")
+
+
 def freeze(lab: Lab, name: str, until: Callable[[], float]) -> None:
     """Freeze a node until a moment of the clock on the wall, which is asked for once it is frozen."""
     freeze_node(lab, name)
