@@ -9,6 +9,7 @@ it took, who answered or why not.
 
 import http.client
 import json
+import os
 import queue
 import signal
 import sys
@@ -17,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = float(os.environ.get("SKEP_LOAD_TIMEOUT_S", "10"))
 WORKERS = 48
 
 

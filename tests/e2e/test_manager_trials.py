@@ -32,7 +32,9 @@ WRITES_PER_S = float(os.environ.get("SKEP_MANAGER_WRITES", "200"))
 FAULTS = os.environ.get("SKEP_MANAGER_FAULTS", ",".join(manager_faults.KINDS)).split(",")
 SEED = int(os.environ.get("SKEP_MANAGER_SEED", "1"))
 N_MANAGERS, N_NODES = 3, 5
-MESH_PER_S = 20.0
+MESH_PER_S = 10.0
+MESH_LIMIT_S = 60.0
+"""What was lost stays so; a machine that is busy with three managers, their etcd and their users answers late."""
 DECIDES_S = {"kill": 3.0, "freeze": 5.0, "cut": 5.0}
 """Within so long the next leader decides, in 99 of 100 rounds in which the leader fell."""
 MAX_TOLD = 50
@@ -167,7 +169,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.mark.timeout(300 + 45 * N_ROUNDS)
-def test_managers_fall_and_nothing_is_lost(lab: Lab) -> None:
+def test_managers_fall_and_nothing_is_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKEP_LOAD_TIMEOUT_S", str(MESH_LIMIT_S))
     trial = Trial(lab, random.Random(SEED))
     wait_until(lambda: len(trial.running()) == 4 + N_NODES, "not everything runs", LIMIT_S)
     before = trial.running()
