@@ -201,6 +201,7 @@ def test_all_managers_return_after_their_machines_were_off(lab: Lab) -> None:
     nodes.boot_node(lab.layout, first)
     why = refused(lab, "service", "ls")  # Alone it knows nothing for sure.
     assert "does not take part yet" in why
+    assert "Error: this manager does not take part yet" in lab.docker("info", check=False)
     nodes.boot_node(lab.layout, second)
     wait_until(lambda: lab.docker_process("node", "ls").returncode == 0, "two of three did not make a quorum", 60)
     wait_running(lab, "s", 2, deadline_s=60)

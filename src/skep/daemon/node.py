@@ -254,7 +254,7 @@ class Node:
             node_id=member.node_id,
             node_addr=member.underlay,
             has_control=is_manager,
-            error=error,
+            error=error or (NOT_OPEN.format(reason=self._seat.reason) if self._seat and not is_manager else ""),
             managers=self._known_managers(member),
         )
 
