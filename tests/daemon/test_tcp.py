@@ -41,8 +41,10 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_the_certificate_is_the_one_in_force() -> None:
-    node = SimpleNamespace(credentials=None, cluster_id="", is_stranger=lambda _: True)
-    context, trust = tcp.context(node), tcp.trust(node)  # type: ignore[arg-type]  # Three attributes of a node.
+    node = SimpleNamespace(
+        credentials=None, cluster_id="", is_stranger=lambda _: True, is_demoted=lambda node_id: node_id == "n3"
+    )
+    context, trust = tcp.context(node), tcp.trust(node)  # type: ignore[arg-type]  # Four attributes of a node.
     with pytest.raises(tls.Refused, match="in no swarm"):
         context()
     node.credentials = Authorities().make("n1")
@@ -50,5 +52,6 @@ def test_the_certificate_is_the_one_in_force() -> None:
     first = context()
     assert context() is first
     assert (trust().cluster_id, trust().admits_operators, trust().is_revoked("n2")) == (CLUSTER_ID, True, True)
+    assert (trust().is_demoted("n2"), trust().is_demoted("n3")) == (False, True)
     node.credentials = Authorities().make("n1")
     assert context() is not first
