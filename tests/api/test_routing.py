@@ -1,7 +1,7 @@
 import pytest
 
 from skep.api import authorize, routes, versions
-from skep.api.authorize import ENGINE, EVERYONE, SWARM, Access, Caller, CallerKind
+from skep.api.authorize import ENGINE, EVERYONE, KEYS, SWARM, Access, Caller, CallerKind
 from skep.api.call import Route, RouteTable, UnguardedRoute
 from skep.api.routes.system import ping
 from skep.model.errors import Forbidden, InvalidSpec
@@ -47,6 +47,8 @@ def _expected(route: Route) -> Access:
         return EVERYONE
     if route.path in ("/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/unlock", "/system/df"):
         return ENGINE
+    if route.path in ("/skep/backup", "/skep/backup/saved"):
+        return KEYS
     if head in (
         "swarm",
         "nodes",
