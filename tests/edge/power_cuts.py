@@ -103,7 +103,8 @@ class Trials:
 
     def _writer(self, path: Path, first: int) -> "subprocess.Popen[bytes]":
         line = [sys.executable, "-m", "tests.edge.store_writer", str(path), str(first), *self._synchronous]
-        return subprocess.Popen(line, stdout=subprocess.PIPE, bufsize=0)
+        # A writer that is frozen would stay for ever if this process were killed.
+        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *line], stdout=subprocess.PIPE, bufsize=0)
 
     def _note_until(self, disk: VolatileDisk, writer: "subprocess.Popen[bytes]") -> None:
         """Read what the writer acknowledges until the disk stands still, then freeze the writer and read the rest.
