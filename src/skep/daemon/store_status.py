@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from skep.daemon.stores import OpenStore, StorePlaces
+from skep.daemon.stores import LOG_SUFFIX, OpenStore, StorePlaces
 from skep.edge.etcd.members import Member, MemberStatus
 from skep.edge.etcd.members import Membership as Members
 from skep.edge.etcd.settings import QUOTA_BYTES
@@ -25,7 +25,8 @@ async def look(opened: OpenStore, places: StorePlaces) -> StoreStatus:
     """Ask the store, for two seconds at most."""
     free_bytes = _free_bytes(places.swarm_dir)
     if opened.members is None:
-        size_bytes = sum(_size(file) for file in places.swarm_dir.glob(f"{places.store_file.name}*"))
+        file = places.store_file
+        size_bytes = _size(file) + _size(file.with_name(file.name + LOG_SUFFIX))
         return StoreStatus(kind="sqlite", size_bytes=size_bytes, free_bytes=free_bytes)
     try:
         async with asyncio.timeout(LIMIT_S):
