@@ -376,6 +376,21 @@ def test_a_task_may_be_put_on_a_node_only_until_its_removal_is_known(wait: int, 
     assert len(violations) == n_violations, violations
 
 
+@pytest.mark.parametrize(("wait", "n_violations"), [(SECOND // 10, 0), (2 * SECOND, 1)], ids=["a race", "too late"])
+def test_slots_may_come_into_being_only_until_it_is_known_how_few_are_wanted(wait: int, n_violations: int) -> None:
+    """Seed 30364: a service was scaled to 4 and to 1 while the plan for the 4 was being stored; it was undone next."""
+    violations: list[str] = []
+    moment = [1_000 * SECOND]
+    checker = StateChecker(violations.append, lambda: moment[0])
+    for revision, replicas in enumerate((4, 1), 1):
+        service = factories.a_service(replicas=replicas)
+        checker.take(RowBatch(revision, [RowEvent("service", service.id, codec.encode(service))]))
+    moment[0] += wait
+    tasks = [factories.a_task(f"t{slot}", service=service, slot=slot) for slot in (1, 2, 3, 4)]
+    checker.take(RowBatch(3, [RowEvent("task", task.id, codec.encode(task)) for task in tasks]))
+    assert len(violations) == n_violations, violations
+
+
 @pytest.mark.parametrize(("is_moved", "n_violations"), [(True, 0), (False, 1)], ids=["a move", "too many at once"])
 def test_what_an_update_made_is_known_without_history(is_moved: bool, n_violations: int) -> None:
     """Seed 5129: without history a slot's second task passed for the update's own, beside the next slot's."""

@@ -24,7 +24,8 @@ from skep.store.state import State
 RACE: Nanoseconds = SECOND
 """A node may have changed, or gone, so shortly before a task was put on it that the decision had not seen it.
 
-A plan is refused only where what it changes has changed. A task on a node that went is orphaned in the next round.
+A plan is refused only where what it changes has changed. A task on a node that went is orphaned in the next round;
+one of a slot that a service has lost at that moment is shut down in it.
 """
 
 
@@ -39,6 +40,7 @@ class StateChecker:
         self._claims: dict[tuple[str, str], Claims] = {}
         self._node_changed_at: dict[str, Nanoseconds] = {}
         self._n_slots: dict[str, int] = {}
+        self._scaled_down: dict[str, tuple[Nanoseconds, int]] = {}
         self._fresh: list[tuple[str, str]] = []
         self._desired_before: dict[str, TaskState] = {}
         self._made_first: dict[tuple[str, int, int], str] = {}
@@ -201,6 +203,9 @@ class StateChecker:
         is_automatic = status is not None and status.message.startswith("update rolled back due to")
         if new.spec_version > old.spec_version and is_automatic and was is not None and was.state != "updating":
             self._fail(f"service {new.spec.name} was rolled back out of {was.state}")
+        is_replicated = all(modes.mode_of(value.spec) is modes.Mode.REPLICATED for value in (old, new))
+        if is_replicated and modes.replicas(new.spec) < modes.replicas(old.spec):
+            self._scaled_down[new.id] = (self._now(), modes.replicas(old.spec))
 
     def _check_slots(self, service_id: str) -> None:
         """No more slots than replicas come into being, and no slot has more than a task and its heir."""
@@ -214,6 +219,9 @@ class StateChecker:
         before = self._n_slots.get(service_id, 0)
         self._n_slots[service_id] = len(slots)
         wanted = modes.replicas(service.spec)
+        scaled_at, n_before = self._scaled_down.get(service_id, (-RACE, 0))
+        if scaled_at > self._now() - RACE:
+            wanted = max(wanted, n_before)
         if len(slots) > wanted and len(slots) > before:
             self._fail(f"service {service.spec.name} has {len(slots)} slots at work instead of {wanted}")
         for slot, working in slots.items():
