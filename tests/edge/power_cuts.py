@@ -16,6 +16,9 @@ import select
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from skep.edge.sqlite import SqliteStore
 from skep.ports.store import StoreError
 
 IMAGE_BYTES = 32 << 20
+LIMIT_S = 60.0
 FRESH_EVERY = 10
 MAX_REQUESTS = 250
 """Opening the store takes some 20 requests of the disk, a group of commits some 2 to 4."""
@@ -114,7 +118,10 @@ class Trials:
         """
         assert writer.stdout is not None
         source, text = writer.stdout.fileno(), b""
+        until = time.monotonic() + LIMIT_S
         while not disk.frozen.is_set():
+            if time.monotonic() > until:
+                raise RuntimeError(f"the writer asks nothing of its disk; it said {text!r}")
             if select.select([source], [], [], 0.005)[0]:
                 piece = os.read(source, 1 << 16)
                 if not piece:
@@ -161,6 +168,17 @@ async def _rows(path: Path) -> dict[str, bytes]:
         await store.close()
 
 
+@contextmanager
+def outlived() -> Iterator[None]:
+    """Keep a process in this mount namespace until just after this one has ended, however it does.
+
+    The kernel unmounts what is left with the last process. If that were the one that serves the disk, it would wait for
+    itself for ever: a killed process lets go of its files after its namespaces.
+    """
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
@@ -170,8 +188,9 @@ def main() -> None:
     parser.add_argument("--synchronous", default="")
     asked = parser.parse_args()
     trials = Trials(asked.directory, asked.seed, is_lying=asked.lying, synchronous=asked.synchronous)
-    for number in range(asked.trials):
-        print(json.dumps(asdict(trials.run(number))), flush=True)
+    with outlived():
+        for number in range(asked.trials):
+            print(json.dumps(asdict(trials.run(number))), flush=True)
 
 
 if __name__ == "__main__":

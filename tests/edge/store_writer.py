@@ -10,6 +10,7 @@ import random
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 from skep.edge import sqlite_file
 from skep.edge.sqlite import SqliteStore
@@ -29,8 +30,8 @@ def weaken(synchronous: str) -> None:
     """Make the store's files be opened with another setting."""
     connect = sqlite_file.StoreFile._connect
 
-    def connect_weakly(file: sqlite_file.StoreFile) -> sqlite3.Connection:
-        database = connect(file)
+    def connect_weakly(file: sqlite_file.StoreFile, *arguments: Any) -> sqlite3.Connection:
+        database = connect(file, *arguments)
         database.execute(f"PRAGMA synchronous = {synchronous}")
         return database
 
