@@ -20,6 +20,7 @@ from tests.e2e.conftest import Lab, make_lab, serve_who, under_load, wait_until,
 
 from skep.cli.main import main
 from skep.core import identity as certificates
+from skep.edge.etcd.member import LOADED_ROOT
 from skep.lab import nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
@@ -49,11 +50,25 @@ def a_short_lived_lab(root: Path, life_s: int, **asked: object) -> Iterator[Lab]
     with a_lab(root / "l", options=OPTIONS, **asked) as lab:
         lab.docker("swarm", "update", "--cert-expiry", f"{life_s}s")
         lab.docker("swarm", "ca", "--rotate", "--quiet")  # Reissues them all.
+        if lab.layout.manager_count > 1:
+            wait_until(
+                lambda: all(has_roots(lab, node.name) for node in lab.nodes[: lab.layout.manager_count]),
+                "an etcd kept its roots",
+                60,
+            )
+            wait_until(lambda: ready(lab) == len(lab.nodes), "the nodes are not back")
         yield lab
 
 
 def credentials_file(lab: Lab, name: str) -> Path:
     return lab.layout.node(name).data_dir / "swarm" / "credentials.json"
+
+
+def has_roots(lab: Lab, name: str) -> bool:
+    """Whether a manager's etcd was restarted since the roots changed: if it led, another one does now."""
+    loaded = lab.layout.node(name).run_dir / "etcd" / LOADED_ROOT
+    text = lab.run(name, "cat", str(loaded), check=False)  # On a file system of the node's own.
+    return text == json.loads(credentials_file(lab, name).read_bytes())["root"]
 
 
 def ends_at(lab: Lab, name: str) -> float:
