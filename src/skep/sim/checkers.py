@@ -6,7 +6,7 @@ the managers have read of it, and looks only at what a transaction touched.
 
 from collections.abc import Callable, Iterable
 
-from skep.core.allocate.ledger import Claims, claims_of
+from skep.core.allocate.ledger import Claims, Space, claims_of
 from skep.core.orchestrate import changed, modes
 from skep.core.orchestrate.restart import LASTING_RUN, back_off
 from skep.core.schedule.demand import demand_of
@@ -38,6 +38,7 @@ class StateChecker:
         self._now = now
         self._holders: dict[tuple[tuple[str, str], int], tuple[str, str]] = {}
         self._claims: dict[tuple[str, str], Claims] = {}
+        self._freed_at: dict[tuple[Space, int], Nanoseconds] = {}
         self._node_changed_at: dict[str, Nanoseconds] = {}
         self._n_slots: dict[str, int] = {}
         self._scaled_down: dict[str, tuple[Nanoseconds, int]] = {}
@@ -83,10 +84,16 @@ class StateChecker:
         for claim in before:
             if self._holders.get(claim) == owner:
                 del self._holders[claim]
+                self._freed_at[claim] = self._now()
         after = claims_of(value) if value is not None else ()
         if after:
             self._claims[owner] = after
             self._fresh.append(owner)
+
+    def resting(self, limit: Nanoseconds) -> list[tuple[Space, int]]:
+        """Numbers that nobody holds and somebody held until less than `limit` ago."""
+        oldest = self._now() - limit
+        return [claim for claim, at in self._freed_at.items() if at >= oldest and claim not in self._holders]
 
     def _check_unique(self) -> None:
         """No address, virtual IP, network number or published port has two holders."""

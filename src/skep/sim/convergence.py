@@ -9,7 +9,7 @@ import msgspec
 
 from skep.core import allocate, schedule
 from skep.core.allocate import Ledger
-from skep.core.allocate.ledger import Space, claims_of
+from skep.core.allocate.ledger import Space
 from skep.core.dispatch.dispatcher import Dispatcher
 from skep.core.mesh.intent import NodeIntent, fold
 from skep.core.orchestrate import global_, modes
@@ -162,29 +162,28 @@ def overlooked(state: State, now: Nanoseconds) -> Iterator[str]:
             yield f"task {task.name} waits and could be placed"
 
 
-def numbers_in_use(state: State) -> set[tuple[Space, int]]:
-    """Every address, port and VNI that a stored object holds."""
-    tables = (state.networks, state.nodes, state.services, state.tasks)
-    return {claim for table in tables for value in table.values() for claim in claims_of(value)}
+def _ledger(state: State, resting: Iterable[tuple[Space, int]]) -> Ledger:
+    """The numbers in use, and those that a leader holds back because they were in use a moment ago."""
+    ledger = Ledger.of(state)
+    for space, number in resting:
+        if space in ledger.pools:
+            ledger.take(space, ("", "resting"), number)
+    return ledger
 
 
 def unnumbered(state: State, now: Nanoseconds, resting: Iterable[tuple[Space, int]]) -> Iterator[str]:
     """Tasks that wait for numbers although there are some that do not rest from their last use."""
     if not any(task.status.state == TaskState.NEW and task.status.err for task in state.tasks.values()):
         return
-    ledger = Ledger.of(state)
-    for space, number in resting:
-        if space in ledger.pools:
-            ledger.take(space, ("", "resting"), number)
-    for change in allocate.reconcile(state, Dirty.everything(state), ledger, now).changes:
+    for change in allocate.reconcile(state, Dirty.everything(state), _ledger(state, resting), now).changes:
         task = change.value if isinstance(change, Put) else None
         if isinstance(task, Task) and task.status.state == TaskState.PENDING:
             yield f"task {task.name} waits for a number and there is one"
 
 
-def unrest(state: State, now: Nanoseconds) -> Iterator[str]:
-    """What a new leader would still change."""
-    ledger, inventory = Ledger.of(state), Inventory.of(state)
+def unrest(state: State, now: Nanoseconds, resting: Iterable[tuple[Space, int]]) -> Iterator[str]:
+    """What a new leader would still change, if it knew which numbers are to rest a while."""
+    ledger, inventory = _ledger(state, resting), Inventory.of(state)
 
     def numbers(view, dirty, at, /):  # type: ignore[no-untyped-def]  # a Decision
         return allocate.reconcile(view, dirty, ledger, at)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from skep.core.allocate.ledger import Space
 from skep.core.allocate.pools import COOL_DOWN
 from skep.core.orchestrate import modes
 from skep.lib.ids import new_id
 from skep.manager.control.cluster import Founding, first_objects
 from skep.manager.replica import Replica
 from skep.model.assignment import BalancedService, PublishedService
+from skep.model.base import Nanoseconds
 from skep.model.cluster import Authority, JoinTokens
 from skep.model.identity import Identity, Newcomer
 from skep.model.lifecycle import is_terminal
@@ -136,9 +136,6 @@ class World:
         self._disturbed: dict[str, tuple[int, int]] = {}
         self._launched: dict[str, str] = {}
         self._deleted: set[tuple[str, str]] = set()
-        self._held: set[tuple[Space, int]] = set()
-        self._freed_at: dict[tuple[Space, int], int] = {}
-        self._numbers_since = 0
         self._n_machines = 0
         self._outside = Process(self.loop, "world")
         self._is_failed = asyncio.Event()
@@ -376,38 +373,36 @@ class World:
         healed_at = self.loop.now
         while not await self.workload.mend():
             await self.loop.sleep(SECOND // 2)
-        while True:
-            found = await self._complaints()
-            if not found:
-                break
-            if self.loop.now - healed_at > REST_LIMIT:
+        while found := await self._complaints():
+            length = self.loop.now - healed_at
+            if length > REST_LIMIT:
                 for complaint in found[:5]:
                     self.failed(f"not at rest after {REST_LIMIT // SECOND} s: {complaint}")
                 return
-            self._check_numbers()
-            is_late = self.loop.now - healed_at > PENDING_LIMIT
-            if is_late:
-                for complaint in convergence.overlooked(self.stored, self.manager.ground.clock.now()):
-                    self.failed(complaint)
-            await self.workload.mend(is_late=is_late)
+            self._check_waiting(length)
+            await self.workload.mend(is_late=length > PENDING_LIMIT)
             await self.loop.sleep(SECOND)
         self.rest_ns = self.loop.now - healed_at
-        for complaint in convergence.unrest(self.stored, self.manager.ground.clock.now()):
+        now, resting = self.manager.ground.clock.now(), self.checker.resting(NUMBER_LIMIT)
+        for complaint in convergence.unrest(self.stored, now, resting):
             self.failed(complaint)
         daemon = self.manager.daemon
         if daemon is not None and daemon.control is not None:  # It may have been started this very moment.
             for complaint in convergence.ledger_complaints(daemon.leader._ledger, self.stored):
                 self.failed(complaint)
 
-    def _check_numbers(self) -> None:
-        """A number that nobody has held for long goes to who waits for one; how many wait does not matter."""
-        now, held = self.loop.now, convergence.numbers_in_use(self.stored)
-        self._freed_at.update(dict.fromkeys(self._held - held, now))
-        self._held = held
-        self._numbers_since = self._numbers_since or now
-        if now - self._numbers_since > NUMBER_LIMIT:
-            resting = [number for number, freed_at in self._freed_at.items() if now - freed_at <= NUMBER_LIMIT]
-            for complaint in convergence.unnumbered(self.stored, self.manager.ground.clock.now(), resting):
+    def _check_waiting(self, length: Nanoseconds) -> None:
+        """A task that waits for a number or a node waits only while there is none.
+
+        Args:
+            length: How long all has been well: what the faults held up may be caught up with first.
+        """
+        now = self.manager.ground.clock.now()
+        if length > NUMBER_LIMIT:
+            for complaint in convergence.unnumbered(self.stored, now, self.checker.resting(NUMBER_LIMIT)):
+                self.failed(complaint)
+        if length > PENDING_LIMIT:
+            for complaint in convergence.overlooked(self.stored, now):
                 self.failed(complaint)
 
     async def _complaints(self) -> list[str]:
