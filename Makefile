@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: trials test-virtual test-real test-docker-py fuzz sim demo test check soak bench setup clean help
+.PHONY: trials test-machine test-rest test-docker-py fuzz sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,17 +11,22 @@ demo:            ## a swarm of three nodes on this machine, shown step by step
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py $(if $(KEEP),--keep)
 
 test: check      ## style, types, layers and every test but the long ones
-	@$(MAKE) --no-print-directory -j2 test-virtual test-real
+	@$(MAKE) --no-print-directory -j2 test-machine test-rest
 
-# What needs no time of its own but the processor's runs beside what mostly waits for real packets and processes.
+# Most tests wait for packets and processes most of the time, so two runs go side by side: those of the machine itself
+# and of whole swarms, and all others, of which those that only compute give way to them.
+MACHINE := tests/e2e tests/edge tests/kernel tests/lab
 VIRTUAL := tests/cli tests/core tests/lib tests/model tests/sim tests/stack
-test-virtual:
-	@mkdir -p build
-	nice $(PY) -m pytest -q -m "not soak" $(VIRTUAL) >build/test-virtual.log 2>&1 || { cat build/test-virtual.log; exit 1; }
-	@tail -n 1 build/test-virtual.log
+test-machine:
+	$(PY) -m pytest -q -m "not soak" $(MACHINE)
 
-test-real:
-	$(PY) -m pytest -q -m "not soak" $(VIRTUAL:%=--ignore=%)
+test-rest:
+	@mkdir -p build
+	@nice $(PY) -m pytest -q -m "not soak" $(VIRTUAL) >build/test-virtual.log 2>&1 || { cat build/test-virtual.log; exit 1; }
+	@tail -n 1 build/test-virtual.log
+	@$(PY) -m pytest -q -m "not soak" $(MACHINE:%=--ignore=%) $(VIRTUAL:%=--ignore=%) >build/test-rest.log 2>&1 || \
+		{ cat build/test-rest.log; exit 1; }
+	@sed -n '/short test summary/,$$p' build/test-rest.log
 
 check:           ## style, types and layers
 	@tools/setup test
