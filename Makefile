@@ -26,7 +26,7 @@ test-rest:
 	@tail -n 1 build/test-virtual.log
 	@$(PY) -m pytest -q -m "not soak" $(MACHINE:%=--ignore=%) $(VIRTUAL:%=--ignore=%) >build/test-rest.log 2>&1 || \
 		{ cat build/test-rest.log; exit 1; }
-	@sed -n '/short test summary/,$$p' build/test-rest.log
+	@sed -n '/short test summary/,$$p' build/test-rest.log | grep . || tail -n 1 build/test-rest.log
 
 check:           ## style, types and layers
 	@tools/setup test
