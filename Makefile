@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see tools/setup.
 PY := .venv/bin/python
 
-.PHONY: trials test-machine test-rest test-docker-py fuzz sim demo test check soak bench setup clean help
+.PHONY: trials test-swarms test-rest test-docker-py fuzz sim demo test check soak bench setup clean help
 
 help:            ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,20 +11,20 @@ demo:            ## a swarm of three nodes on this machine, shown step by step
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) tools/demo.py $(if $(KEEP),--keep)
 
 test: check      ## style, types, layers and every test but the long ones
-	@$(MAKE) --no-print-directory -j2 test-machine test-rest
+	@$(MAKE) --no-print-directory -j2 test-swarms test-rest
 
-# Most tests wait for packets and processes most of the time, so two runs go side by side: those of the machine itself
-# and of whole swarms, and all others, of which those that only compute give way to them.
-MACHINE := tests/e2e tests/edge tests/kernel tests/lab
+# Most tests wait for packets and processes most of the time, so two runs go side by side: those of whole swarms, and
+# all others, of which those that only compute give way to them.
+SWARMS := tests/e2e
 VIRTUAL := tests/cli tests/core tests/lib tests/model tests/sim tests/stack
-test-machine:
-	$(PY) -m pytest -q -m "not soak" $(MACHINE)
+test-swarms:
+	$(PY) -m pytest -q -m "not soak" $(SWARMS)
 
 test-rest:
 	@mkdir -p build
 	@nice $(PY) -m pytest -q -m "not soak" $(VIRTUAL) >build/test-virtual.log 2>&1 || { cat build/test-virtual.log; exit 1; }
 	@tail -n 1 build/test-virtual.log
-	@$(PY) -m pytest -q -m "not soak" $(MACHINE:%=--ignore=%) $(VIRTUAL:%=--ignore=%) >build/test-rest.log 2>&1 || \
+	@$(PY) -m pytest -q -m "not soak" $(SWARMS:%=--ignore=%) $(VIRTUAL:%=--ignore=%) >build/test-rest.log 2>&1 || \
 		{ cat build/test-rest.log; exit 1; }
 	@sed -n '/short test summary/,$$p' build/test-rest.log | grep . || tail -n 1 build/test-rest.log
 
