@@ -347,7 +347,7 @@ class NodeUnderTest:
         return next(status for status in self.reports[task_id] if status.state is state)
 
 
-async def until(condition: Callable[[], bool], what: Callable[[], str] = lambda: "", limit_s: float = 5) -> None:
+async def until(condition: Callable[[], bool], what: Callable[[], str] = lambda: "", limit_s: float = 20) -> None:
     """Wait for a condition, failing with a sentence when it does not come."""
     deadline = asyncio.get_running_loop().time() + limit_s
     while not condition():
