@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,7 @@ from tests.identities import CLUSTER_ID, Authorities
 from skep.edge.control import ControlListener
 from skep.edge.control_client import HttpControlPort
 from skep.edge.loopback import memory_channels
-from skep.model.identity import Identity, Issued, JoinRequest, RenewRequest
+from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
 from skep.model.node import Role
 from skep.ports.transport import Channel, ChannelClosed
 
@@ -59,15 +59,18 @@ class Accepting:
 
 
 @contextlib.asynccontextmanager
-async def over_websocket() -> AsyncIterator[Ends]:
+async def over_control_port(
+    node_id: str, role: Role, ask: Callable[[str, Credentials], Awaitable[Channel]]
+) -> AsyncIterator[Ends]:
+    """The two ends of a channel that a node of that role asks a manager for."""
     authorities, service = Authorities(), Accepting()
     own = authorities.make("manager1", Role.MANAGER)
     listener = ControlListener(service, lambda: own, CLUSTER_ID)
     port = await listener.start("127.0.0.1", 0)
     try:
-        dialled = await HttpControlPort().dial(f"127.0.0.1:{port}", authorities.make("worker1"))
+        dialled = await ask(f"127.0.0.1:{port}", authorities.make(node_id, role))
         identity, accepted = await asyncio.wait_for(service.channels.get(), SOON_S)
-        assert identity.node_id == "worker1"
+        assert identity.node_id == node_id
         try:
             yield Ends(dialled, accepted)
         finally:
@@ -77,24 +80,13 @@ async def over_websocket() -> AsyncIterator[Ends]:
         await listener.close()
 
 
-@contextlib.asynccontextmanager
-async def over_relay() -> AsyncIterator[Ends]:
+def over_websocket() -> contextlib.AbstractAsyncContextManager[Ends]:
+    return over_control_port("worker1", Role.WORKER, HttpControlPort().dial)
+
+
+def over_relay() -> contextlib.AbstractAsyncContextManager[Ends]:
     """The same between two managers; being the same code, it is tried once and not with everything."""
-    authorities, service = Authorities(), Accepting()
-    own = authorities.make("manager1", Role.MANAGER)
-    listener = ControlListener(service, lambda: own, CLUSTER_ID)
-    port = await listener.start("127.0.0.1", 0)
-    try:
-        dialled = await HttpControlPort().relay(f"127.0.0.1:{port}", authorities.make("manager2", Role.MANAGER))
-        identity, accepted = await asyncio.wait_for(service.channels.get(), SOON_S)
-        assert identity.node_id == "manager2"
-        try:
-            yield Ends(dialled, accepted)
-        finally:
-            await asyncio.gather(dialled.close(), accepted.close())
-    finally:
-        service.is_over.set()
-        await listener.close()
+    return over_control_port("manager2", Role.MANAGER, HttpControlPort().relay)
 
 
 @contextlib.asynccontextmanager

@@ -35,7 +35,7 @@ class Supervisor:
         async def wait() -> None:
             try:
                 await ending()
-            except Exception as error:
+            except Exception as error:  # Whatever ended it, the daemon has to be told.
                 log.exception("a part of the daemon is lost", part=name)
                 on_failure(error)
 
@@ -48,7 +48,7 @@ class Supervisor:
             started = clock()
             try:
                 await loop()
-            except Exception:
+            except Exception:  # This is the supervisor: no fault of one loop ends the others.
                 log.exception("a loop failed and is started again", loop=name, delay_s=delay_s)
             else:
                 return
