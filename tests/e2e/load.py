@@ -24,22 +24,31 @@ WORKERS = 48
 
 @dataclass
 class Request:
-    """Attributes: began_s: since the load began; error: empty if it was answered with 200."""
+    """Attributes: began_s: since the load began; opened_s: its connection; error: empty if it was answered with 200."""
 
     began_s: float
     host: str
     is_kept: bool
+    opened_s: float = 0.0
     took_s: float = 0.0
     answer: str = ""
     error: str = ""
 
 
-def ask(request: Request, port: int, path: str, kept: dict[str, http.client.HTTPConnection]) -> None:
+@dataclass
+class Kept:
+    """A connection for further requests; opened_s: as of Request."""
+
+    connection: http.client.HTTPConnection
+    opened_s: float
+
+
+def ask(request: Request, port: int, path: str, began: float, kept: dict[str, Kept]) -> None:
     """Send one request; a kept connection that the server closed while idle is opened again, as clients do."""
-    connection = kept.pop(request.host, None) if request.is_kept else None
-    is_reused = connection is not None
-    if connection is None:
-        connection = http.client.HTTPConnection(request.host, port, timeout=TIMEOUT_S)
+    reused = kept.pop(request.host, None) if request.is_kept else None
+    now_s = round(time.monotonic() - began, 4)
+    opened = reused or Kept(http.client.HTTPConnection(request.host, port, timeout=TIMEOUT_S), now_s)
+    connection, request.opened_s = opened.connection, opened.opened_s
     try:
         connection.request("GET", path, headers={} if request.is_kept else {"Connection": "close"})
         response = connection.getresponse()
@@ -47,12 +56,12 @@ def ask(request: Request, port: int, path: str, kept: dict[str, http.client.HTTP
         if response.status != 200:
             request.error = f"status {response.status}"
         if request.is_kept and not response.will_close:
-            kept[request.host] = connection
+            kept[request.host] = opened
             return
     except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
-        if is_reused:
+        if reused:
             connection.close()
-            ask(request, port, path, kept)
+            ask(request, port, path, began, kept)
             return
         request.error = repr(error)
     except (OSError, http.client.HTTPException) as error:
@@ -61,12 +70,12 @@ def ask(request: Request, port: int, path: str, kept: dict[str, http.client.HTTP
 
 
 def work(tasks: "queue.SimpleQueue[tuple[Request, int, str] | None]", began: float) -> None:
-    kept: dict[str, http.client.HTTPConnection] = {}
+    kept: dict[str, Kept] = {}
     while (task := tasks.get()) is not None:
         request, port, path = task
         started = time.monotonic()
         request.began_s = round(started - began, 4)
-        ask(request, port, path, kept)
+        ask(request, port, path, began, kept)
         request.took_s = round(time.monotonic() - started, 4)
 
 
