@@ -1,11 +1,13 @@
 """Stop-first updates: nothing is stopped before its successor's image, and all else it needs, is there."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 from tests.core.orchestrate.world import EVERYWHERE, World, a_spec, an_update
 
 from skep.lib.durations import SECOND
-from skep.model.lifecycle import TaskState
+from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.service import FailureAction, RestartCondition, RestartPolicy, ServiceSpec, UpdateOrder
 from skep.model.task import Task
 
@@ -83,6 +85,28 @@ def test_it_takes_over_once_the_image_can_be_had_after_all(world: World) -> None
     world.settle()
     assert images(world) == ["next"]
     assert new.id not in {task.id for task in world.live()}
+
+
+@pytest.mark.parametrize("labels", [{}, AT_MOST_ONE], ids=["plain", "at-most-one"])
+def test_a_successor_without_delay_does_not_run_beside_the_old_task(world: World, labels: dict[str, str]) -> None:
+    """Seed 50038: the heir's heir, made at once where the policy has no delay, was wanted RUNNING from the start."""
+    at_once, go_on = RestartPolicy(delay=0), an_update(parallelism=1, failure_action=FailureAction.CONTINUE)
+    world.create(a_spec(mode=EVERYWHERE, restart=at_once, labels=labels))
+    world.settle()
+    wanted: list[int] = []
+
+    def look(world: World) -> None:
+        tasks = [task for task in world.tasks() if task.desired_state == TaskState.RUNNING]
+        homes = Counter(task.node_id for task in tasks if not is_terminal(task.status.state))
+        wanted.append(max(homes.values(), default=0))
+
+    world.watchers.append(look)
+    for force, image in enumerate(("unknown", "next")):
+        world.update(a_spec(mode=EVERYWHERE, image=image, restart=at_once, labels=labels, force=force,
+                            update_config=go_on))  # fmt: skip
+        world.advance(30)
+    assert images(world) == ["next", "next"]
+    assert max(wanted) == 1
 
 
 def test_rolled_back_it_is_the_very_same_task_that_stays(world: World) -> None:

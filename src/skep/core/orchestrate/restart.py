@@ -101,23 +101,22 @@ def _is_early(roster: Roster, task: Task) -> bool:
 
 
 def _successor(roster: Roster, task: Task) -> Start:
+    """How the next task begins: READY, and raised at once unless its delay or an earlier task of the slot hinders it."""
     record = _record(roster, task)
     if task.status.state == TaskState.ORPHANED:
         if modes.is_at_most_one(roster.service):  # Nobody can tell that it has stopped but the clock.
             ends_at = starts.lease_end(roster, task)
             return Start(TaskState.READY, not_before=ends_at, rollout=task.rollout, restart=record)
-        return Start(roster.goal, rollout=task.rollout, restart=record)
+        return Start(TaskState.READY, rollout=task.rollout, restart=record)
     policy = modes.restart_policy(task.spec)
     streak = _streak(task, policy, record)
     moments = [*record.moments, roster.now][-policy.max_attempts :] if policy.window and policy.max_attempts else []
     record = RestartRecord(attempts=record.attempts + 1, moments=moments, streak=streak)
     node = roster.node(task)
     if node is None or node.spec.availability == Availability.DRAIN or roster.is_lost(task):
-        return Start(roster.goal, restart=record)
+        return Start(TaskState.READY, restart=record)
     delay = back_off(modes.restart_delay(policy), streak)
-    if not delay:
-        return Start(roster.goal, restart=record)
-    return Start(TaskState.READY, not_before=roster.now + delay, restart=record)
+    return Start(TaskState.READY, not_before=roster.now + delay if delay else 0, restart=record)
 
 
 def back_off(delay: Nanoseconds, streak: int) -> Nanoseconds:
