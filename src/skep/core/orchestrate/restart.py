@@ -101,7 +101,7 @@ def _is_early(roster: Roster, task: Task) -> bool:
 
 
 def _successor(roster: Roster, task: Task) -> Start:
-    """How the next task begins: READY, and raised at once unless its delay or an earlier task of the slot hinders it."""
+    """How the next task begins: READY, raised at once unless its delay or an earlier task of its slot hinders it."""
     record = _record(roster, task)
     if task.status.state == TaskState.ORPHANED:
         if modes.is_at_most_one(roster.service):  # Nobody can tell that it has stopped but the clock.
