@@ -45,12 +45,12 @@ class Election:
         self.cluster_id = f"cluster-{next(_clusters)}"
         self._stack = AsyncExitStack()
 
-    async def candidate(self, name: str, *, patience: Patience = CALM, lease_s: int = 2) -> Candidate:
+    async def candidate(self, name: str, *at: int, patience: Patience = CALM, lease_s: int = 2) -> Candidate:
         made: Candidate
         if self.members is None:
             made = SoleCandidate(name)
         else:
-            target = self.members.target(patience=patience)
+            target = self.members.target(*at, patience=patience)
             made = EtcdCandidate(target, self.cluster_id, name, lease_s=lease_s, fraction=random.Random(name).random)
         self._stack.push_async_callback(made.close)
         return made
@@ -129,6 +129,24 @@ async def test_who_wins_again_has_a_later_term_and_ended_the_first(election: Ele
     assert isinstance(after, Leader)
     assert before.term < after.term
     assert first.revision <= second.revision
+
+
+async def test_a_term_that_is_held_longer_is_the_same_term(election: Election) -> None:
+    candidate = await election.candidate("one")
+    async with asyncio.timeout(LIMIT_S):
+        term = await candidate.win()
+        before = (term.lease, term.revision, await candidate.leader())
+        for length_s in (6.5, 20, 0, 0):
+            await term.hold(length_s)
+            assert (term.lease, term.revision, await candidate.leader()) == before
+        lost = asyncio.ensure_future(term.wait_lost())
+        longer_than_a_lease_s = 3 if election.members else 0.1
+        await asyncio.wait([lost], timeout=longer_than_a_lease_s)
+        assert not lost.done()
+        await term.resign()
+        await term.hold(20)
+        await lost
+    assert await candidate.leader() is None
 
 
 async def test_a_closed_candidates_term_is_over(election: Election) -> None:
@@ -211,6 +229,30 @@ async def test_whatever_a_former_leader_wrote_is_in_its_successors_revision(cont
         while not seen or seen[-1].revision < new.revision:  # The watch gets there, though no row has that revision.
             seen.append(await anext(watch))
     assert {event.id for batch in seen for event in batch.events} == {f"t{n}" for n in range(20)}
+
+
+async def test_a_leader_that_holds_its_term_keeps_it_while_its_member_is_away(contest: Election) -> None:
+    assert contest.members is not None
+    first, second = await contest.candidate("m0", 0, patience=BRISK), await contest.candidate("m1", 1)
+    store = await contest.store("m1")
+    async with asyncio.timeout(LIMIT_S):
+        term = await first.win()
+        lost, standing = asyncio.ensure_future(term.wait_lost()), asyncio.ensure_future(second.win())
+        await term.hold(30)
+        contest.members.signal(0, signal.SIGSTOP)
+        try:
+            await asyncio.wait([lost, standing], timeout=4)  # Twice its usual lease.
+            assert not lost.done()
+            assert not standing.done()
+        finally:
+            contest.members.signal(0, signal.SIGCONT)
+        await store.commit([put("a")], lease=term.lease)
+        await term.hold(0)
+        assert isinstance(term, EtcdTerm)
+        began = asyncio.get_running_loop().time()
+        term.keeper.abandon()  # Killed now, it is followed as soon as ever.
+        await standing
+        assert asyncio.get_running_loop().time() - began < 15
 
 
 async def test_a_leader_that_can_reach_nobody_stops_before_another_begins(

@@ -257,8 +257,7 @@ def test_certificates_of_a_minute_are_renewed_without_a_drop(tmp_path: Path, n_m
                 print(f"a rotation took {time.monotonic() - began:.1f} s")
                 watch.poll(5, place=operator(lab, tmp_path))
             watch.poll(LIFE_S, place=operator(lab, tmp_path))  # All certificates once more.
-            if n_managers == 1:  # Of several, the leader's store restarts once, and sessions may move with it.
-                assert not logged(lab, "the session ended", since)
+            assert not logged(lab, "the session ended", since)
             load.end().check_none_failed()
 
 

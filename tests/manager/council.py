@@ -49,6 +49,8 @@ class FakeTerm:
     async def wait_lost(self) -> None:
         await self.over.wait()
 
+    async def hold(self, length_s: float) -> None: ...
+
     async def resign(self) -> None:
         self.over.set()
 

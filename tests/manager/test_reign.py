@@ -25,9 +25,13 @@ class ScriptedTerm:
         self.revision = revision
         self.lost = asyncio.Event()
         self.is_resigned = False
+        self.held_s: list[float] = []
 
     async def wait_lost(self) -> None:
         await self.lost.wait()
+
+    async def hold(self, length_s: float) -> None:
+        self.held_s.append(length_s)
 
     async def resign(self) -> None:
         self.is_resigned = True
@@ -154,6 +158,17 @@ async def test_stopping_the_daemon_gives_the_lease_back() -> None:
         await setting.wait(lambda: setting.deciding == ["one"])
     assert term.is_resigned
     assert setting.deciding == []
+
+
+async def test_the_term_under_way_is_held_and_where_there_is_none_nothing_is() -> None:
+    async with Setting() as setting:
+        await setting.reign.hold(5)
+        term = ScriptedTerm("one")
+        setting.candidate.terms.put_nowait(term)
+        await setting.wait(lambda: setting.deciding == ["one"])
+        await setting.reign.hold(7)
+        await setting.reign.hold(0)
+        assert term.held_s == [7, 0]
 
 
 async def test_a_term_goes_on_without_a_break_where_the_state_moves_to_another_store() -> None:

@@ -277,7 +277,9 @@ class ManagerParts:
         self._supervisor.keep("standing", standing.run)
         self._supervisor.keep("vigil", vigil.run)
         self._supervisor.keep("managers", council.tend)
-        self._supervisor.keep("etcd's trust", EtcdTrust(lambda: self.opened, lambda: replica.view, clock).run)
+        self._supervisor.keep(
+            "etcd's trust", EtcdTrust(lambda: self.opened, lambda: replica.view, clock, reign.hold).run
+        )
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
         if self.opened.is_shared:
             self._guard_peers(replica)

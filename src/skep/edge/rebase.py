@@ -60,6 +60,9 @@ class RebasedTerm:
     async def wait_lost(self) -> None:
         await self._term.wait_lost()
 
+    async def hold(self, length_s: float) -> None:
+        await self._term.hold(length_s)
+
     async def resign(self) -> None:
         await self._term.resign()
 

@@ -20,6 +20,9 @@ class SoleTerm:
     async def wait_lost(self) -> None:
         await self._over.wait()
 
+    async def hold(self, length_s: float) -> None:
+        """Nobody else could lead meanwhile."""
+
     async def resign(self) -> None:
         self._over.set()
 

@@ -68,6 +68,15 @@ class Reign:
         await self._replica.wait_revision(term.revision)
         await self._go_on(term, renew)
 
+    async def hold(self, length_s: float) -> None:
+        """As `Term.hold`, of the term under way; nothing where there is none.
+
+        Raises:
+            StoreUnavailable: It could not be had.
+        """
+        if self._term is not None:
+            await self._term.hold(length_s)
+
     async def _go_on(self, term: Term, renew: Callable[[str], None]) -> None:
         if self._term is None:  # It ended meanwhile: stand again.
             await term.resign()

@@ -33,6 +33,17 @@ class Term(Protocol):
         """Return as soon as it is over, or can no longer be known not to be: stop deciding at once."""
         ...
 
+    async def hold(self, length_s: float) -> None:
+        """Keep it through so many seconds of silence from here on, if a leader's usual lease is no longer than that.
+
+        For what is known beforehand, as a restart of this manager's own store; 0 brings the usual lease back. Until
+        then a manager that falls silent unforeseen is followed no sooner.
+
+        Raises:
+            StoreUnavailable: It could not be had; the term goes on as before.
+        """
+        ...
+
     async def resign(self) -> None:
         """End it; another manager may lead at once. Idempotent, and returns soon even if nobody answers."""
         ...

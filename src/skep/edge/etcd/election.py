@@ -1,12 +1,14 @@
 """Which manager leads, by a key in etcd that lives as long as its holder's lease.
 
-Edge: asyncio, the gateway. Who creates the key leads; its lease's number is in the comparison of every transaction of
-the leader, so one that is late, or from a leader that does not know yet, is refused.
+Edge: asyncio, the gateway. Who creates the key leads; the revision at which it did is in the comparison of every
+transaction of the leader, so one that is late, or from a leader that does not know yet, is refused. The key may change
+to another lease meanwhile, as where its holder is to be silent for longer.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -32,28 +34,84 @@ LOOK_AGAIN_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
+class Holder(NamedTuple):
+    """The leader's key as one manager has it. Attributes: revision: at which it was created."""
+
+    key: bytes
+    node_id: bytes
+    revision: int
+
+
 class EtcdTerm:
     """Implements `ports.leadership.Term`."""
 
-    def __init__(self, gateway: Gateway, target: Target, lease: Lease, revision: int) -> None:
-        self.lease = str(lease.id)
-        self.revision = revision
+    def __init__(self, gateway: Gateway, target: Target, lease: Lease, holder: Holder) -> None:
+        self.lease = str(holder.revision)
+        self.revision = holder.revision
         self._gateway = gateway
-        self._lease_id = lease.id
+        self._target = target
+        self._holder = holder
+        self._usual_s = lease.length_s
+        self._lease = lease
         self._over = asyncio.Event()
-        self.keeper = LeaseThread(target, lease, self._over.set)
-        self.keeper.start()
+        self.keeper = self._keep(lease)
 
     async def wait_lost(self) -> None:
         await self._over.wait()
+
+    async def hold(self, length_s: float) -> None:
+        length_s = max(length_s, self._usual_s)
+        if length_s == self._lease.length_s or self._over.is_set():
+            return
+        try:
+            lease = await _grant(self._gateway, math.ceil(length_s))
+            if not await self._move(lease):
+                return  # Whoever keeps the lease of before finds out.
+        except GatewayError as error:
+            raise StoreUnavailable(f"the leader's lease could not be made {length_s:.0f} s ({error})") from error
+        before, self.keeper = self.keeper, self._keep(lease)
+        self._lease = lease
+        before.abandon()  # No key has it any more: it may run out.
 
     async def resign(self) -> None:
         was_over = self._over.is_set()
         self._over.set()
         self.keeper.abandon()
         if not was_over:
-            await _revoke(self._gateway, self._lease_id)
+            await _revoke(self._gateway, self._lease.id)
         await asyncio.to_thread(self.keeper.join)
+
+    def _keep(self, lease: Lease) -> LeaseThread:
+        def over() -> None:
+            if self.keeper is keeper:
+                self._over.set()
+
+        keeper = LeaseThread(self._target, lease, over)
+        keeper.start()
+        return keeper
+
+    async def _move(self, lease: Lease) -> bool:
+        """Put the leader's key under another lease; False if it is not the leader's any more.
+
+        It must be known: kept under a lease that the key has not, the leader would take itself for one for ever.
+
+        Raises:
+            GatewayError: It was refused.
+        """
+        key, node_id, revision = self._holder
+        request = wire.Txn(
+            compare=[wire.Compare(key, "CREATE", create_revision=revision)],
+            success=[wire.RequestOp(request_put=wire.Put(key, node_id, lease=lease.id))],
+        )
+        while seconds() < lease.asked_at + lease.length_s:
+            try:
+                answer = await _ask(self._gateway, TXN, request, wire.TxnAnswer)
+            except Away:
+                await asyncio.sleep(LOOK_AGAIN_S / 10)
+            else:
+                return answer.succeeded
+        self._over.set()  # The key may have had that lease, and be gone with it.
+        return False
 
 
 class EtcdCandidate:
@@ -114,26 +172,25 @@ class EtcdCandidate:
             self._awaited = holder
             await self._wait_gone(holder)
             return None
-        asked_at = seconds()
-        granted = await self._ask(GRANT, wire.LeaseGrant(self._lease_s), wire.LeaseGranted)
+        lease = await _grant(self._gateway, self._lease_s)
         request = wire.Txn(
             compare=[wire.Compare(self._keys.leader, "CREATE", create_revision=0)],
-            success=[wire.RequestOp(request_put=wire.Put(self._keys.leader, self._node_id.encode(), lease=granted.ID))],
+            success=[wire.RequestOp(request_put=wire.Put(self._keys.leader, self._node_id.encode(), lease=lease.id))],
         )
         try:
             # Asked twice after a break it fails the second time; who holds the key tells.
             await self._ask(TXN, request, wire.TxnAnswer)
             holder = await self._holder()
         except GatewayError:
-            await _revoke(self._gateway, granted.ID)
+            await _revoke(self._gateway, lease.id)
             raise
-        if holder is None or holder.lease != granted.ID:
-            await _revoke(self._gateway, granted.ID)
+        if holder is None or holder.lease != lease.id:
+            await _revoke(self._gateway, lease.id)
             return None
         self._awaited = None
         log.info("this manager leads", term=holder.create_revision)
-        lease = Lease(granted.ID, float(granted.TTL), asked_at)
-        return EtcdTerm(self._gateway, self._target, lease, holder.create_revision)
+        held = Holder(self._keys.leader, self._node_id.encode(), holder.create_revision)
+        return EtcdTerm(self._gateway, self._target, lease, held)
 
     async def _holder(self) -> wire.KeyValue | None:
         answer = await self._ask(RANGE, wire.Range(self._keys.leader), wire.RangeAnswer)
@@ -156,7 +213,17 @@ class EtcdCandidate:
             await lines.aclose()
 
     async def _ask(self, path: str, request: msgspec.Struct, answer: type[T]) -> T:
-        return await self._gateway.ask(path, request, answer, limit_s=self._gateway.patience.commit_s)
+        return await _ask(self._gateway, path, request, answer)
+
+
+async def _ask(gateway: Gateway, path: str, request: msgspec.Struct, answer: type[T]) -> T:
+    return await gateway.ask(path, request, answer, limit_s=gateway.patience.commit_s)
+
+
+async def _grant(gateway: Gateway, length_s: int) -> Lease:
+    asked_at = seconds()
+    granted = await _ask(gateway, GRANT, wire.LeaseGrant(length_s), wire.LeaseGranted)
+    return Lease(granted.ID, float(granted.TTL), asked_at)
 
 
 async def _revoke(gateway: Gateway, lease_id: int, limit_s: float = 0) -> None:

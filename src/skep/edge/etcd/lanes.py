@@ -41,19 +41,19 @@ class Lanes:
         self._running: set[asyncio.Task[int]] = set()
         self._doubtful: set[asyncio.Task[int]] = set()
 
-    async def run(self, writes: Sequence[Write], lease: int) -> int:
+    async def run(self, writes: Sequence[Write], term: int) -> int:
         """Carry out a transaction.
 
         Args:
             writes: Legal ones.
-            lease: The leader's; with one it waits for the outcome for as long as it takes. 0 for none.
+            term: The leader's; with one it waits for the outcome for as long as it takes. 0 for none.
         Returns:
             Its revision.
         Raises:
             StoreError: As `Store.commit`.
         """
         loop = asyncio.get_running_loop()
-        until = None if lease else loop.time() + self._gateway.patience.commit_s + GRACE_S
+        until = None if term else loop.time() + self._gateway.patience.commit_s + GRACE_S
         try:
             async with asyncio.timeout_at(until):
                 while self._doubtful:
@@ -62,7 +62,7 @@ class Lanes:
         except TimeoutError as error:
             raise StoreUnavailable("etcd has yet to say whether earlier transactions were written") from error
         # A task of its own: a caller who goes away must not leave a transaction of unknown outcome behind.
-        work = asyncio.create_task(self._carry(lane, writes, lease))
+        work = asyncio.create_task(self._carry(lane, writes, term))
         self._running.add(work)
         work.add_done_callback(self._ended)
         done, _ = await asyncio.wait([work], timeout=None if until is None else max(0.0, until - loop.time()))
@@ -85,13 +85,13 @@ class Lanes:
         if not work.cancelled():
             work.exception()  # Seen: whoever asked may have gone.
 
-    async def _carry(self, lane: int, writes: Sequence[Write], lease: int) -> int:
+    async def _carry(self, lane: int, writes: Sequence[Write], term: int) -> int:
         try:
-            return await self._decide(lane, writes, lease)
+            return await self._decide(lane, writes, term)
         finally:
             self._free.put_nowait(lane)
 
-    async def _decide(self, lane: int, writes: Sequence[Write], lease: int) -> int:
+    async def _decide(self, lane: int, writes: Sequence[Write], term: int) -> int:
         """Ask until the outcome is known."""
         self._n_sent += 1
         token = f"{self._writer.epoch}.{self._n_sent}".encode()
@@ -100,7 +100,7 @@ class Lanes:
         failure: StoreError
         while True:
             receipt = Receipt(key, self._known[lane], token)
-            request = transactions.transaction(self._writer, writes, lease, receipt)
+            request = transactions.transaction(self._writer, writes, term, receipt)
             try:
                 answer = await self._ask(request, doubts)
             except Away as error:
@@ -109,7 +109,7 @@ class Lanes:
             except Refusal as refusal:
                 failure = _translated(refusal)
                 break
-            outcome = transactions.outcome(self._writer, writes, lease, receipt, answer)
+            outcome = transactions.outcome(self._writer, writes, term, receipt, answer)
             if isinstance(outcome, int):
                 self._known[lane] = outcome
                 return outcome

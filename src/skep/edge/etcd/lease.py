@@ -75,7 +75,10 @@ class LeaseThread(threading.Thread):
                 if now - self._owner_seen_at > STALL_S:
                     log.error("this manager leads no more: its decisions hang")
                     return
-                if not await self._renew(gateway, min(self._ends_at - now, pause_s)):
+                if (
+                    not await self._renew(gateway, min(self._ends_at - now, pause_s))
+                    and not self._is_abandoned.is_set()
+                ):
                     log.warning("this manager leads no more: its lease is gone")
                     return
                 self._tell(self._see_owner)

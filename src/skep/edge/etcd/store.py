@@ -84,7 +84,7 @@ class EtcdStore:
         check_legal(writes)
         self._check_open()
         if lease and not lease.isdecimal():
-            raise LeaseLost(f"{lease} is no lease of etcd")
+            raise LeaseLost(f"{lease} is no term of a leader in etcd")
         revision = await self._lanes.run(writes, int(lease or 0))
         self._written = max(self._written, revision)
         return revision

@@ -1,7 +1,7 @@
 """One transaction as etcd is asked for it, and what its answer means.
 
 Pure. Three comparisons guard the rows': the writer's epoch (no newer daemon of the same manager has taken over), the
-leader's lease (it still leads), and the lane's receipt. A receipt is a key that each transaction of a lane replaces
+leader's term (it still leads), and the lane's receipt. A receipt is a key that each transaction of a lane replaces
 and compares. So a transaction may be sent again after a break, any number of times and to any member: it takes place
 at most once, and its receipt says whether it did.
 """
@@ -53,18 +53,18 @@ def opening(keys: Keys, writer: str) -> wire.Txn:
     )
 
 
-def transaction(writer: Writer, writes: Sequence[Write], lease: int, receipt: Receipt) -> wire.Txn:
+def transaction(writer: Writer, writes: Sequence[Write], term: int, receipt: Receipt) -> wire.Txn:
     """Spell a transaction.
 
     Args:
-        lease: The leader's; 0 where no leader writes.
+        term: The leader's, which is the revision at which its key was created; 0 where no leader writes.
     """
     keys = writer.keys
     rows = [keys.row(write.kind, write.id) for write in writes]
-    compared = [receipt.key, keys.epoch(writer.name), *([keys.leader] if lease else []), *rows]
+    compared = [receipt.key, keys.epoch(writer.name), *([keys.leader] if term else []), *rows]
     compare = [_unchanged(receipt.key, receipt.known), _unchanged(keys.epoch(writer.name), writer.epoch)]
-    if lease:
-        compare.append(wire.Compare(keys.leader, "LEASE", lease=lease))
+    if term:
+        compare.append(wire.Compare(keys.leader, "CREATE", create_revision=term))
     compare.extend(_unchanged(row, write.expected_version) for row, write in zip(rows, writes, strict=True))
     return wire.Txn(
         compare=compare,
@@ -86,7 +86,7 @@ def void(writer: Writer, receipt: Receipt) -> wire.Txn:
     )
 
 
-def outcome(writer: Writer, writes: Sequence[Write], lease: int, receipt: Receipt, answer: wire.TxnAnswer) -> Outcome:
+def outcome(writer: Writer, writes: Sequence[Write], term: int, receipt: Receipt, answer: wire.TxnAnswer) -> Outcome:
     """What an answer to `transaction` means: its revision, why it was refused for good, or that the lane has moved."""
     if answer.succeeded:
         return answer.header.revision
@@ -95,9 +95,9 @@ def outcome(writer: Writer, writes: Sequence[Write], lease: int, receipt: Receip
         return kept.mod_revision  # An earlier attempt did it, and its answer was lost.
     if _revision(epoch) != writer.epoch:
         return _taken_over(writer)
-    if lease:
+    if term:
         leader, *rest = rest
-        if leader is None or leader.lease != lease:
+        if leader is None or leader.create_revision != term:
             return LeaseLost("this manager is no longer the leader")
     for write, row in zip(writes, rest, strict=True):
         if _revision(row) != write.expected_version:

@@ -54,7 +54,6 @@ class Compare(Struct, frozen=True, omit_defaults=True):
     target: str
     create_revision: int | UnsetType = UNSET
     mod_revision: int | UnsetType = UNSET
-    lease: int | UnsetType = UNSET
 
 
 class RequestOp(Struct, frozen=True, omit_defaults=True):
