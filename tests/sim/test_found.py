@@ -1,6 +1,7 @@
 """What the simulator found, each shown by itself."""
 
 import asyncio
+import itertools
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -451,3 +452,26 @@ def test_what_waits_says_why_as_nodes_would_now() -> None:
     decide(factories.dirty_of(come))
     room, place = "insufficient resources on 1 node", "scheduling constraints not satisfied on 1 node"
     assert reasons == [f"no suitable node ({each})" for each in (room, place, room)]
+
+
+@pytest.mark.parametrize(("version", "n_violations"), [(1, 0), (2, 1)], ids=["lifted since", "in force"])
+def test_a_limit_that_the_next_spec_lifted_binds_nobody(version: int, n_violations: int) -> None:
+    """Seed 60054: a task that waited with an old spec's limit came to a node beside two that have no limit."""
+    violations: list[str] = []
+    moments = itertools.count(1_000 * SECOND, 60 * SECOND)
+    checker = StateChecker(violations.append, lambda: next(moments))
+    spec = a_spec(replicas=3)
+    service = Service(id="web", spec=spec, spec_version=2)
+    node, limited = factories.a_node("n1"), factories.a_template(max_replicas=2)
+    placed = [
+        factories.a_task(f"t{slot}", service=service, slot=slot, state=TaskState.ASSIGNED, node_id="n1")
+        for slot in (1, 2)
+    ]
+    waiting = factories.a_task("t3", service=service, slot=3, state=TaskState.PENDING)
+    waiting = msgspec.structs.replace(waiting, spec=limited, spec_version=version)
+    status = msgspec.structs.replace(waiting.status, state=TaskState.ASSIGNED)
+    come = msgspec.structs.replace(waiting, node_id="n1", status=status)
+    for revision, step in enumerate(([service], [node], [*placed, waiting], [come]), 1):
+        events = [RowEvent(type(each).__name__.lower(), each.id, codec.encode(each)) for each in step]
+        checker.take(RowBatch(revision, events))
+    assert len([each for each in violations if "more than 2" in each]) == n_violations, violations

@@ -185,7 +185,9 @@ class StateChecker:
         ports = [port for each in demands for port in each.host_ports]
         if len(set(ports)) < len(ports):
             self._fail(f"node {node.description.hostname} has a host-mode port twice, with task {task.name}")
-        limit = task.spec.placement.max_replicas if task.spec.placement else 0
+        service = self.state.services.get(task.service_id)
+        is_current = service is not None and task.spec_version == service.spec_version  # The next spec may lift it.
+        limit = task.spec.placement.max_replicas if task.spec.placement and is_current else 0
         same = [
             each
             for each in tasks
