@@ -1,4 +1,7 @@
-"""Real etcd for tests: members on loopback, each on ports of its own, ended with the test process at the latest."""
+"""Real etcd for tests: members on loopback, each on ports of its own, or each on a machine of a segment.
+
+They are ended with the test process at the latest.
+"""
 
 import json
 import os
@@ -14,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.identities import Authorities
+from tests.segment import Machine
 
 from skep.edge.etcd.gateway import Patience, Target
 from skep.edge.etcd.revocations import revocation_list
@@ -49,9 +53,17 @@ class Members:
         is_plain: bool = False,
         timing: Timing | None = None,
         flags: Sequence[str] = (),
+        machines: Sequence[Machine] = (),
     ) -> None:
-        """Args: is_plain: without TLS, as an external cluster may be; flags: further ones, which outrank the usual."""
+        """Prepare.
+
+        Args:
+            is_plain: Without TLS, as an external cluster may be.
+            flags: Further ones, which outrank the usual.
+            machines: Where each is to run; on this one's loopback if none are given.
+        """
         self._flags = flags
+        self._machines = machines
         self._directory = directory
         self._is_plain = is_plain
         self._timing = timing or Timing(heartbeat_ms=50, election_ms=500)
@@ -85,9 +97,9 @@ class Members:
         settings = self.settings[n]
         with (settings.run_dir / "log").open("ab") as log:
             # Ended by the kernel with the test process, however that ends.
-            self._processes[n] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *self._command(settings)], stdout=log, stderr=log
-            )
+            words = ["setpriv", "--pdeathsig", "KILL", *self._command(settings)]
+            line = self._machines[n].command(words) if self._machines else words
+            self._processes[n] = subprocess.Popen(line, stdout=log, stderr=log)
 
     def kill(self, n: int) -> None:
         self.signal(n, signal.SIGKILL)
@@ -114,18 +126,19 @@ class Members:
     def _prepare(self, n_members: int) -> None:
         ports = free_ports(2 * n_members)
         scheme = "http" if self._is_plain else "https"
-        peers = {f"m{n}": f"{scheme}://127.0.0.1:{ports[n]}" for n in range(n_members)}
+        addresses = [each.address for each in self._machines] or ["127.0.0.1"] * n_members
+        peers = {f"m{n}": f"{scheme}://{addresses[n]}:{ports[n]}" for n in range(n_members)}
         self.settings.clear()
         self.credentials.clear()
         for n in range(n_members):
             folder = self._directory / f"{ports[n]}"
             folder.mkdir(parents=True)
-            held = self.authorities.make(f"m{n}", Role.MANAGER, address="127.0.0.1")
+            held = self.authorities.make(f"m{n}", Role.MANAGER, address=addresses[n])
             for name, text in ((CERTIFICATE, held.certificate), (KEY, held.key), (ROOT, held.root)):
                 (folder / name).write_text(text)
             (folder / REVOKED).write_text(revocation_list([]))
             self.credentials.append(held)
-            client = f"{scheme}://127.0.0.1:{ports[n_members + n]}"
+            client = f"{scheme}://{addresses[n]}:{ports[n_members + n]}"
             self.settings.append(
                 MemberSettings(
                     f"m{n}", folder / "etcd", folder, peers[f"m{n}"], client, peers, "tests", timing=self._timing
@@ -169,9 +182,10 @@ def running(
     is_plain: bool = False,
     timing: Timing | None = None,
     flags: Sequence[str] = (),
+    machines: Sequence[Machine] = (),
 ) -> Iterator[Members]:
     """A cluster that is up; gone at the end. Arguments: of `Members`."""
-    members = Members(directory, n_members, is_plain=is_plain, timing=timing, flags=flags)
+    members = Members(directory, n_members, is_plain=is_plain, timing=timing, flags=flags, machines=machines)
     try:
         members.start()
         yield members

@@ -1,6 +1,6 @@
 """Recorded histories of the store, checked: every read and write took effect at one moment; nothing is lost or doubled.
 
-On etcd while members are killed and frozen, the leading one included; that is `make soak`.
+On etcd while members are killed, frozen and cut off, the leading one included; that is `make soak`.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.etcd_members import BRISK, Members, running
 from tests.linearizable import Kind, Operation, is_linearizable
+from tests.segment import Machine, segment
 
 from skep.edge.etcd.store import EtcdStore
 from skep.edge.memory import MemoryStore
@@ -172,28 +174,34 @@ async def test_a_store_in_this_process_is_linearizable(kind: str, tmp_path: Path
     assert len(recorder.acked) > 10
 
 
-async def _break(members: Members, dice: random.Random) -> str:
-    """One fault, and its end."""
+async def _break(members: Members, machines: list[Machine], dice: random.Random) -> str:
+    """One fault, and its end. A member that is cut off may still be reached by those who use it."""
     n = members.leader() if dice.random() < 0.5 else dice.randrange(3)
-    if dice.random() < 0.5:
+    kind = dice.choice(["killed", "frozen", "cut off", "cut off from members"])
+    if kind == "killed":
         members.kill(n)
         await asyncio.sleep(dice.uniform(0.2, 2))
         members.launch(n)
-        return "killed"
-    members.signal(n, signal.SIGSTOP)
-    await asyncio.sleep(dice.uniform(0.5, 3))
-    members.signal(n, signal.SIGCONT)
-    return "frozen"
+    elif kind == "frozen":
+        members.signal(n, signal.SIGSTOP)
+        await asyncio.sleep(dice.uniform(0.5, 3))
+        members.signal(n, signal.SIGCONT)
+    else:
+        others = [each for each in machines[:3] if each is not machines[n]]
+        machines[n].cut_off(*(others if kind == "cut off from members" else []))
+        await asyncio.sleep(dice.uniform(0.5, 3))
+        machines[n].heal()
+    return kind
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_etcd_is_linearizable_while_its_members_are_killed_and_frozen(seed: int, tmp_path: Path) -> None:
+async def test_etcd_is_linearizable_while_its_members_are_killed_frozen_and_cut_off(seed: int, tmp_path: Path) -> None:
     dice = random.Random(seed)
     recorder = Recorder(seed)
-    n_faults = 0
-    with running(tmp_path, 3) as members:
+    faults: Counter[str] = Counter()
+    with segment(3) as machines, machines[-1].inside(), running(tmp_path, 3, machines=machines[:3]) as members:
         stores: list[Store] = [
             await EtcdStore.open(members.target(n, (n + 1) % 3, (n + 2) % 3, patience=BRISK), "swarm", f"m{n}")
             for n in range(3)
@@ -202,15 +210,15 @@ async def test_etcd_is_linearizable_while_its_members_are_killed_and_frozen(seed
             async with recording(recorder, stores):
                 until = asyncio.get_running_loop().time() + SOAK_S
                 while asyncio.get_running_loop().time() < until:
-                    await _break(members, dice)
-                    n_faults += 1
+                    faults[await _break(members, machines, dice)] += 1
                     await asyncio.sleep(dice.uniform(0.5, 2.5))
         finally:
             for store in stores:
                 await store.close()
     print(
-        f"\nseed {seed}: {n_faults} faults, {sum(map(len, recorder.histories.values()))} operations, "
+        f"\nseed {seed}: {dict(faults)}, {sum(map(len, recorder.histories.values()))} operations, "
         f"{len(recorder.acked)} acknowledged, {recorder.n_unknown} of unknown outcome"
     )
-    assert n_faults >= SOAK_S / 10
+    assert faults.total() >= SOAK_S / 10
+    assert len(faults) == 4
     assert len(recorder.acked) > 100

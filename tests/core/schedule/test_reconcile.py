@@ -28,7 +28,7 @@ from skep.core.schedule.site import FAILURE_WINDOW
 from skep.lib.durations import SECOND
 from skep.model.base import Object
 from skep.model.lifecycle import TaskState
-from skep.model.node import Availability, EngineDescription, Node, NodeState, PluginDescription
+from skep.model.node import Availability, EngineDescription, Node, NodeState, NodeStatus, PluginDescription
 from skep.model.service import (
     ContainerSpec,
     DiscreteGenericResource,
@@ -44,7 +44,8 @@ from skep.model.service import (
     VolumeOptions,
 )
 from skep.model.task import Task
-from skep.store.changes import Delete
+from skep.store.changes import Delete, Put
+from skep.store.state import Draft
 
 PENDING, RUNNING, SHUTDOWN, FAILED = TaskState.PENDING, TaskState.RUNNING, TaskState.SHUTDOWN, TaskState.FAILED
 T = TypeVar("T")
@@ -374,6 +375,20 @@ class TestInventory:
         first = schedule.reconcile(it.state, dirty_of(batch), it.inventory, it.now)  # Never committed.
         second = schedule.reconcile(it.state, Dirty(), it.inventory, it.now)
         assert [change.value for change in first.changes] == [change.value for change in second.changes]
+
+    @pytest.mark.parametrize("n_abandoned", [1, 2, 3])
+    def test_what_abandoned_plans_said_of_others_is_undone_however_often_they_said_it(self, n_abandoned: int) -> None:
+        """Seed 60103: told twice in a row that a task was gone and a node down, it took both for committed."""
+        service = a_service(template=a_template(cpus=4))
+        it = Scheduler(a_node("n1", cpus=4), a_task("held", service=service, state=RUNNING, node_id="n1"))
+        node = next(iter(it.state.nodes.values()))
+        down = msgspec.structs.replace(node, status=NodeStatus(state=NodeState.DOWN))
+        for _ in range(n_abandoned):
+            draft = Draft(it.state)
+            draft.lay([Delete("task", "held", 0), Put(down)])
+            schedule.reconcile(draft, Dirty(tasks={"held"}, nodes={"n1"}), it.inventory, it.now)
+        it.put(*pending(1, service))
+        assert it.err() == "no suitable node (insufficient resources on 1 node)"
 
     def test_an_abandoned_reason_is_given_again(self) -> None:
         it = Scheduler()

@@ -4,7 +4,7 @@ Pure. Derived from the stored objects and kept current by their changes. What a 
 decision compares it with the view it is handed, so a plan that never happened holds nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from skep.core.schedule.demand import Demand
@@ -93,7 +93,7 @@ class Inventory:
                 self._tentative.pop(("task", event.id), None)
                 self._take_task(event.id, new if isinstance(new, Task) else None)
 
-    def compare(self, view: View, tasks: Iterable[str], nodes: Iterable[str]) -> set[str]:
+    def compare(self, view: View, tasks: Collection[str], nodes: Collection[str]) -> set[str]:
         """Bring what a view says on top of what was committed; undo what an earlier view said and this one does not.
 
         Args:
@@ -112,9 +112,11 @@ class Inventory:
             if known is not node and known != node:
                 self._take_node(id, node)
                 self._tentative["node", id] = None
+            elif ("node", id) in tentative and id in nodes:
+                self._tentative["node", id] = None  # The earlier view, which was never committed, said so too.
         for id in sorted(tasks):
             asked.add(id)
-            if self._take_task(id, view.tasks.get(id)):
+            if self._take_task(id, view.tasks.get(id)) or ("task", id) in tentative:
                 self._tentative["task", id] = None
         return {id for id in asked if id in self._waits or id in self._awaits_node}
 
