@@ -10,7 +10,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +106,9 @@ class Recorder:
         called_at = asyncio.get_running_loop().time()
         try:
             revision = await store.commit([Write("task", key, value.encode(), version)])
+        except asyncio.CancelledError:  # At the end; somebody may have read it all the same.
+            self.histories[key].append(Operation(Kind.UNKNOWN, called_at, called_at, seen, value))
+            raise
         except StaleVersion:
             kind = Kind.REFUSED
         except OutcomeUnknown:
@@ -123,11 +126,28 @@ class Recorder:
     def check(self, told: list[RowBatch]) -> None:
         """Every history is sound, and the watch told each acknowledged write once, at its revision."""
         for key, history in self.histories.items():
-            assert is_linearizable(history), f"seed {self.seed}: the history of {key} has no order"
+            assert is_linearizable(history), f"seed {self.seed}: the history of {key} has no order: {_crux(history)}"
         at = [(event.value or b"", batch.revision) for batch in told for event in batch.events]
         told_at = {value.decode(): revision for value, revision in at}
         assert len(told_at) == len(at), "a write was told twice"
         assert {value: told_at.get(value) for value in self.acked} == self.acked
+
+
+def _crux(history: list[Operation]) -> list[Operation]:
+    """The last operations of the shortest beginning that has no order."""
+    moments = sorted(each.returned_at for each in history)
+    low, high = 0, len(moments) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if is_linearizable(_until(history, moments[middle])) else (low, middle)
+    return sorted(_until(history, moments[low]), key=lambda each: each.returned_at)[-8:]
+
+
+def _until(history: list[Operation], moment: float) -> list[Operation]:
+    """What was seen by then; of writes under way it is not known whether they had taken effect."""
+    ended = [each for each in history if each.returned_at <= moment]
+    under_way = [each for each in history if each.called_at <= moment < each.returned_at and each.value is not None]
+    return ended + [replace(each, kind=Kind.UNKNOWN) for each in under_way if each.kind is Kind.SWAPPED]
 
 
 async def _follow(store: Store, told: list[RowBatch]) -> None:
@@ -160,6 +180,12 @@ async def recording(recorder: Recorder, stores: list[Store]) -> AsyncIterator[No
         for task in (*clients, following):
             task.cancel()
         await asyncio.gather(*clients, following, return_exceptions=True)
+
+
+def test_the_crux_of_a_history_is_where_it_loses_its_order() -> None:
+    lost = read(4, 5, None)
+    history = [swap(0, 1, None, "x"), read(2, 3, "x"), lost, swap(4, 9, "x", "y"), read(10, 11, "y")]
+    assert _crux(history)[-1] == lost
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
