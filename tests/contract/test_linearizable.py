@@ -140,7 +140,8 @@ def _crux(history: list[Operation]) -> list[Operation]:
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if is_linearizable(_until(history, moments[middle])) else (low, middle)
-    return sorted(_until(history, moments[low]), key=lambda each: each.returned_at)[-8:]
+    ended = [each for each in history if each.returned_at <= moments[low]]
+    return sorted(ended, key=lambda each: each.returned_at)[-8:]
 
 
 def _until(history: list[Operation], moment: float) -> list[Operation]:
