@@ -1,4 +1,7 @@
-"""What every channel of a session must do, at both ends: in memory, and a WebSocket over mutual TLS."""
+"""What every channel of a session must do, at both ends: in memory, and a WebSocket over mutual TLS.
+
+And what managers ask of each other beside such channels, in memory and over HTTPS.
+"""
 
 import asyncio
 import contextlib
@@ -11,10 +14,20 @@ from tests.identities import CLUSTER_ID, Authorities
 
 from skep.edge.control import ControlListener
 from skep.edge.control_client import HttpControlPort
-from skep.edge.loopback import memory_channels
+from skep.edge.loopback import Switchboard, memory_channels
+from skep.model.council import Entry, EntryRequest, Progress
+from skep.model.errors import Forbidden, SkepError, Unavailable
 from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
 from skep.model.node import Role
-from skep.ports.transport import Channel, ChannelClosed
+from skep.ports.transport import (
+    Channel,
+    ChannelClosed,
+    ControlService,
+    CouncilPort,
+    Declined,
+    TransportError,
+    Unreachable,
+)
 
 pytestmark = pytest.mark.anyio
 SOON_S = 5.0
@@ -54,8 +67,20 @@ class Accepting:
         self.channels.put_nowait((identity, channel))
         await self.is_over.wait()
 
+    async def revive(self, request: RenewRequest, *, address: str = "") -> Issued:
+        raise NotImplementedError
+
     async def relay(self, identity: Identity, channel: Channel) -> None:
         await self.serve(identity, channel)
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        raise NotImplementedError
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None:
+        raise NotImplementedError
+
+    async def progress(self, identity: Identity) -> Progress:
+        raise NotImplementedError
 
 
 @contextlib.asynccontextmanager
@@ -233,3 +258,130 @@ async def test_managers_have_such_a_channel_between_them_too() -> None:
         for sender, receiver in ((ends.dialled, ends.accepted), (ends.accepted, ends.dialled)):
             await sender.send(b"x" * 70_000)
             assert await received(receiver) == b"x" * 70_000
+
+
+WANTED = EntryRequest(peer_url="https://127.0.0.2:2380", control_addr="127.0.0.2:2377", has_data=True)
+LET_IN = Entry(initial={"manager2": WANTED.peer_url}, base=7, data_key=b"\x00k", is_new=True)
+FAR = Progress(member_id=2**64 - 1, committed=2**40, applied=2**40 - 3)
+
+
+@dataclass
+class Sitting(Accepting):
+    """A manager that holds the state, or refuses for a reason; keeps who asked what."""
+
+    authorities: Authorities = field(default_factory=Authorities)
+    removed: set[str] = field(default_factory=set)
+    demoted: set[str] = field(default_factory=set)
+    refusal: SkepError | None = None
+    asked: list[tuple[str, object]] = field(default_factory=list)
+
+    def root(self) -> str:
+        return self.authorities.authority.root_pem
+
+    def is_removed(self, node_id: str) -> bool:
+        return node_id in self.removed
+
+    def is_demoted(self, node_id: str) -> bool:
+        return node_id in self.demoted
+
+    async def enter(self, identity: Identity, request: EntryRequest) -> Entry:
+        self._hear(identity, request)
+        return LET_IN
+
+    async def vote(self, identity: Identity, request: EntryRequest) -> None:
+        self._hear(identity, request)
+
+    async def progress(self, identity: Identity) -> Progress:
+        self._hear(identity, None)
+        return FAR
+
+    def _hear(self, identity: Identity, request: object) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.asked.append((identity.node_id, request))
+
+
+@dataclass
+class Asking:
+    """One manager that is asked, and how; `nobody` is an address where nobody listens."""
+
+    port: CouncilPort
+    addr: str
+    service: Sitting
+    nobody: str
+
+    def ask(self, question: str, credentials: Credentials, addr: str = "") -> Awaitable[object]:
+        addr = addr or self.addr
+        if question == "progress":
+            return self.port.progress(addr, credentials)
+        return getattr(self.port, question)(addr, credentials, WANTED)
+
+
+@contextlib.asynccontextmanager
+async def asking_in_memory(service: Sitting) -> AsyncIterator[Asking]:
+    board = Switchboard()
+    plugged: ControlService = service
+    board.plug("manager1:2377", plugged)
+    yield Asking(board, "manager1:2377", service, "manager9:2377")
+
+
+@contextlib.asynccontextmanager
+async def asking_over_https(service: Sitting) -> AsyncIterator[Asking]:
+    own = service.authorities.make("manager1", Role.MANAGER)
+    listener = ControlListener(service, lambda: own, CLUSTER_ID)
+    with socket.socket() as bound:  # Nobody else gets its port, and nobody listens there.
+        bound.bind(("127.0.0.1", 0))
+        addr = f"127.0.0.1:{await listener.start('127.0.0.1', 0)}"
+        try:
+            yield Asking(HttpControlPort(), addr, service, f"127.0.0.1:{bound.getsockname()[1]}")
+        finally:
+            await listener.close()
+
+
+@pytest.fixture(params=[asking_in_memory, asking_over_https], ids=["memory", "https"])
+async def asking(request: pytest.FixtureRequest) -> AsyncIterator[Asking]:
+    make: Callable[[Sitting], contextlib.AbstractAsyncContextManager[Asking]] = request.param
+    async with make(Sitting()) as made:
+        yield made
+
+
+QUESTIONS = pytest.mark.parametrize("question", ["enter", "vote", "progress"])
+
+
+async def test_a_manager_answers_another(asking: Asking) -> None:
+    credentials = asking.service.authorities.make("manager2", Role.MANAGER)
+    assert await asking.port.enter(asking.addr, credentials, WANTED) == LET_IN
+    await asking.port.vote(asking.addr, credentials, WANTED)
+    assert await asking.port.progress(asking.addr, credentials) == FAR
+    assert asking.service.asked == [("manager2", WANTED), ("manager2", WANTED), ("manager2", None)]
+
+
+@QUESTIONS
+async def test_who_is_no_manager_is_not_heard(asking: Asking, question: str) -> None:
+    make = asking.service.authorities.make
+    asking.service.demoted.add("demoted")
+    asking.service.removed.add("removed")
+    for node_id, role in (("worker1", Role.WORKER), ("demoted", Role.MANAGER), ("removed", Role.MANAGER)):
+        with pytest.raises(Declined) as refused:
+            await asking.ask(question, make(node_id, role))
+        assert refused.value.is_final
+        assert refused.value.is_removed is (node_id == "removed")
+    with pytest.raises(TransportError):
+        await asking.ask(question, Authorities().make("manager2", Role.MANAGER))
+    assert asking.service.asked == []
+
+
+@QUESTIONS
+@pytest.mark.parametrize("refusal", [Forbidden("not you"), Unavailable("not now")], ids=["final", "for-now"])
+async def test_a_refusal_comes_in_its_words(asking: Asking, question: str, refusal: SkepError) -> None:
+    asking.service.refusal = refusal
+    with pytest.raises(Declined, match=str(refusal)) as refused:
+        await asking.ask(question, asking.service.authorities.make("manager2", Role.MANAGER))
+    assert refused.value.is_final is isinstance(refusal, Forbidden)
+    assert not refused.value.is_removed
+
+
+@QUESTIONS
+async def test_where_nobody_listens_it_is_said(asking: Asking, question: str) -> None:
+    with pytest.raises(Unreachable):
+        await asking.ask(question, asking.service.authorities.make("manager2", Role.MANAGER), asking.nobody)

@@ -1,6 +1,6 @@
 """What is said of the managers and their store, and of what would break them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
@@ -9,6 +9,7 @@ from tests.factories import a_cluster, a_node, a_state
 from skep.core import cluster_status
 from skep.core.cluster_status import ClusterStatus, Papers
 from skep.lib.durations import DAY
+from skep.model.council import Progress
 from skep.model.node import ManagerStatus, Node, NodeSpec, NodeState, NodeStatus, Role
 from skep.model.store_status import StoreMember, StoreStatus
 
@@ -122,3 +123,28 @@ def test_what_grows_old_is_a_risk(papers: Papers, backed_up_at: int, words: str)
     store = StoreStatus(kind="sqlite", free_bytes=10 << 30)
     (risk,) = judged(store, [a_manager("m1", leader=True)], papers=papers, backed_up_at=backed_up_at).risks
     assert words in risk
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        pytest.param({}, {}, id="nobody-says"),
+        pytest.param({"m1": (9, 9)}, {"m1": 0}, id="alone"),
+        pytest.param({"m1": (9, 7)}, {"m1": 2}, id="alone-and-behind"),
+        pytest.param({"m1": (100, 100), "m2": (100, 98), "m3": (40, 40)}, {"m1": 0, "m2": 2, "m3": 60}, id="three"),
+        pytest.param({"m1": (40, 40), "m2": (100, 100)}, {"m1": 60, "m2": 0}, id="the-one-that-is-asked-is-behind"),
+        pytest.param({"m1": (7, 8), "m2": (6, 6)}, {"m1": 0, "m2": 1}, id="read-while-it-went-on"),
+    ],
+)
+def test_everyone_is_measured_by_the_newest_that_any_knows_of(
+    numbers: Mapping[str, tuple[int, int]], expected: Mapping[str, int]
+) -> None:
+    found = {id: Progress(member_id=1, committed=known, applied=taken) for id, (known, taken) in numbers.items()}
+    assert cluster_status.lags(found) == expected
+
+
+def test_another_manager_that_is_far_behind_is_a_risk_and_one_that_did_not_say_is_none() -> None:
+    members = [StoreMember(node_id=id, lag=lag) for id, lag in (("m1", 0), ("m2", None), ("m3", 5_000))]
+    found = judged(etcd(*members), THREE)
+    assert [row.lag for row in found.managers] == [0, None, 5_000]
+    assert found.risks == ["m3 is 5000 changes behind: see that its disk and network are fast enough"]

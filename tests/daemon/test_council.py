@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.etcd_members import CALM, running
 from tests.etcd_members import Members as Running
-from tests.etcd_members import running
 from tests.factories import a_cluster, a_node
 from tests.identities import CLUSTER_ID
 
@@ -16,6 +16,7 @@ from skep.daemon.council import UNUSED_S, Council
 from skep.daemon.membership import Membership
 from skep.daemon.stores import OpenStore, StorePlaces
 from skep.edge.clock import SystemClock, SystemDice
+from skep.edge.etcd.gateway import Patience
 from skep.edge.etcd.members import Membership as Members
 from skep.edge.memory import MemoryStore
 from skep.edge.sole_leadership import SoleCandidate
@@ -32,12 +33,13 @@ KEY = b"k" * 32
 
 
 class Home:
-    """A manager that leads."""
+    """A manager that leads, with one of the members that run as its own."""
 
-    def __init__(self, running: Running) -> None:
-        self.member = Membership(cluster_id=CLUSTER_ID, node_id="m0", role=Role.MANAGER, underlay="127.0.0.1", base=7)
-        self.members = Members(running.target())
-        self.opened = OpenStore(MemoryStore(), SoleCandidate("m0"), members=self.members)
+    def __init__(self, running: Running, n: int = 0, patience: Patience = CALM) -> None:
+        id = f"m{n}"
+        self.member = Membership(cluster_id=CLUSTER_ID, node_id=id, role=Role.MANAGER, underlay="127.0.0.1", base=7)
+        self.members = Members(running.target(n, patience=patience))
+        self.opened = OpenStore(MemoryStore(), SoleCandidate(id), members=self.members)
         self.is_leading = True
         self.is_standing = True
         self.n_widened = 0
@@ -129,9 +131,27 @@ async def test_who_is_to_be_no_manager_is_not_let_in(circle: Circle) -> None:
         await circle.council.enter(identity("m1"), asking(11))
     with pytest.raises(Forbidden, match="promote it first"):
         await circle.council.vote(identity("m1"), asking(11))
+    with pytest.raises(Forbidden, match="promote it first"):
+        await circle.council.progress(identity("m1"))
     with pytest.raises(Unavailable, match="does not know the node yet"):
         await circle.council.enter(identity("m9"), asking(19))
+    with pytest.raises(Unavailable, match="does not know the node yet"):
+        await circle.council.progress(identity("m9"))
     assert circle.home.n_widened == 0
+
+
+async def test_a_manager_tells_how_far_its_member_is_while_it_has_one_that_answers(
+    circle: Circle, etcd: Running
+) -> None:
+    found = await circle.council.progress(identity("m1"))
+    assert found.committed >= found.applied > 0
+    assert [member.id for member in await circle.home.members.members()] == [found.member_id]
+    etcd.kill(0)
+    with pytest.raises(Unavailable, match="does not say how far it is"):
+        await circle.council.progress(identity("m1"))
+    circle.home.opened.members = None  # As with a file.
+    with pytest.raises(Unavailable, match="keeps the state alone"):
+        await circle.council.progress(identity("m1"))
 
 
 async def test_one_that_was_demoted_is_shown_as_a_manager_no_more_and_a_leader_steps_down(circle: Circle) -> None:

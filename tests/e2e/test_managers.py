@@ -32,6 +32,12 @@ def managers(lab: Lab, node: str = "node1") -> dict[str, str]:
     return {name: manager for name, (_, manager) in found(lab, node).items() if manager}
 
 
+def lags(lab: Lab, node: str) -> dict[str, int]:
+    """How far each manager is behind, of those that say so, as one of them shows it."""
+    rows = lab.api("GET", "/skep/cluster", node=node)["Managers"]
+    return {row["Hostname"]: row["Lag"] for row in rows if row["Lag"] is not None}
+
+
 def running(lab: Lab, service: str, node: str = "node1") -> dict[str, int]:
     """Process ids of a service's running tasks."""
     tasks: list[dict[str, Any]] = lab.api("GET", "/tasks", node=node)
@@ -112,6 +118,7 @@ def test_managers_come_and_go_and_one_dies(lab: Lab) -> None:
     three = [("Ready", "Leader"), ("Ready", "Reachable"), ("Ready", "Reachable")]
     for node in lab.nodes:
         wait_until(lambda name=node.name: sorted(found(lab, name).values()) == three, f"{node.name} sees no three")
+        wait_until(lambda name=node.name: len(lags(lab, name)) == 3, f"{node.name} does not hear how far all are")
     assert "two-manager" not in lab.docker("info")
     assert running(lab, "s") == tasks
 

@@ -228,7 +228,10 @@ async def _check_status(member: EtcdMember, some_id: int, ids: set[int]) -> None
         assert some_id in ids
         assert not status.is_learner
         assert status.size_bytes >= status.used_bytes > 0
-        assert status.lag < 1000
+        progress = await membership.progress()
+        assert progress.member_id == status.id
+        assert 0 <= progress.committed - progress.applied < 1000
+        assert progress.applied > 0
         assert list(status.alarms) == []
     finally:
         await membership.close()

@@ -3,7 +3,7 @@
 Pure. Every risk is one sentence with what to do about it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ from skep.core import quorum
 from skep.core.quorum import Voter
 from skep.lib.durations import DAY
 from skep.model.base import Nanoseconds
+from skep.model.council import Progress
 from skep.model.node import Node, NodeState, Role
 from skep.model.store_status import StoreMember, StoreStatus
 from skep.store.state import View
@@ -72,6 +73,17 @@ class ClusterStatus:
     revision: int
     papers: Papers
     backed_up_at: Nanoseconds
+
+
+def lags(found: Mapping[str, Progress]) -> dict[str, int]:
+    """How many changes each is behind the newest that any of them knows of.
+
+    Args:
+        found: By node id, of those that said; asked at the same time, or what came meanwhile counts as behind.
+    """
+    newest = max((each.committed for each in found.values()), default=0)
+    # A member reads its two numbers one after the other: the one it has taken in may be the newer.
+    return {node_id: max(0, newest - each.applied) for node_id, each in found.items()}
 
 
 def judge(view: View, store: StoreStatus, papers: Papers, own_node_id: str, now: Nanoseconds) -> ClusterStatus:

@@ -20,7 +20,7 @@ from skep.daemon.stores import OpenStore, StorePlaces
 from skep.edge.etcd.members import Member
 from skep.edge.etcd.members import Membership as Members
 from skep.manager.control.writes import Writes
-from skep.model.council import Entry, EntryRequest
+from skep.model.council import Entry, EntryRequest, Progress
 from skep.model.errors import Forbidden, SkepError, Unavailable
 from skep.model.identity import Identity
 from skep.model.node import ManagerStatus, Node, Role
@@ -148,6 +148,18 @@ class Council:
             raise Unavailable(NOT_NOW.format(error=error)) from error
         log.info("a manager has a vote", node=identity.node_id)
 
+    async def progress(self, identity: Identity) -> Progress:
+        """How far this manager's member has come; a quorum is not needed.
+
+        Raises:
+            Forbidden: Who asks is to be no manager. Unavailable: There is no member, or it does not say.
+        """
+        self._check_wanted(identity.node_id)
+        try:
+            return await self._members().progress()
+        except StoreUnavailable as error:
+            raise Unavailable(f"this manager's store does not say how far it is: {error}") from error
+
     # --- out -----------------------------------------------------------------------------
 
     async def voters(self) -> Sequence[Voter]:
@@ -224,7 +236,7 @@ class Council:
     def _members(self) -> Members:
         members = self.home.opened.members
         if members is None:
-            raise Unavailable("this manager keeps the state alone")
+            raise Unavailable("this manager keeps the state alone, in a file; promote another to share it")
         return members
 
 

@@ -23,6 +23,7 @@ from skep.daemon.lock import KeyLock
 from skep.daemon.membership import Membership
 from skep.daemon.own_certificate import renew_ended
 from skep.daemon.peers import PeerDoor
+from skep.daemon.store_status import Others
 from skep.daemon.store_switch import MoveUncertain, StoreSwitch
 from skep.daemon.stores import STORE_FILE, OpenStore, StorePlaces
 from skep.daemon.supervise import Supervisor
@@ -316,8 +317,9 @@ class ManagerParts:
         self._supervisor.keep("peers", door.run)
 
     async def _cluster_status(self) -> ClusterStatus:
+        others = Others(HttpControlPort(), lambda: self._identity.credentials, lambda: self.control.view)
+        status = await store_status.look(self.opened, self._places, others)
         view = self.control.view
-        status = await store_status.look(self.opened, self._places)
         papers = papers_of(self._identity.credentials.certificate, self._identity.credentials.root)
         return cluster_status.judge(view, status, papers, self.member.node_id, self._means.clock.now())
 

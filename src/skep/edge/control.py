@@ -111,6 +111,7 @@ class ControlListener:
             ("GET", "/relay", Caller.MANAGER, self._relay),
             ("POST", "/managers/enter", Caller.MANAGER, self._enter),
             ("POST", "/managers/vote", Caller.MANAGER, self._vote),
+            ("GET", "/managers/progress", Caller.MANAGER, self._progress),
         ):
             application.router.add_route(method, path, _guarded(caller, handler))
         return application
@@ -146,6 +147,9 @@ class ControlListener:
         asked = await _body(request, EntryRequest)
         await self._service.vote(_known(tls.peer_of(request)), asked)
         return web.Response()
+
+    async def _progress(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._service.progress(_known(tls.peer_of(request))))
 
 
 async def _over_websocket(request: web.Request, serve: Callable[[Channel], Awaitable[None]]) -> web.StreamResponse:

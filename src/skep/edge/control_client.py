@@ -9,7 +9,7 @@ import errno
 import os
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from skep.edge import tls_context
 from skep.edge.websocket import CLOSE_S, PING_S, WebSocketChannel
 from skep.model.codec import MALFORMED
-from skep.model.council import Entry, EntryRequest
+from skep.model.council import Entry, EntryRequest, Progress
 from skep.model.identity import MANAGER_NAME, Credentials, Issued, JoinRequest, Refusal, RenewRequest
 from skep.ports.transport import (
     MAX_MESSAGE_BYTES,
@@ -27,6 +27,8 @@ from skep.ports.transport import (
     Unreachable,
     Untrusted,
 )
+
+T = TypeVar("T")
 
 ANSWER_S: Final = 5.0
 ENTER_S: Final = 30.0
@@ -75,14 +77,14 @@ class HttpControlPort:
     async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
         context = self._context(credentials)
         raw = await self._ask("POST", addr, "/managers/enter", context, msgspec.json.encode(request), limit_s=ENTER_S)
-        try:
-            return msgspec.json.decode(raw, type=Entry)
-        except MALFORMED as error:
-            raise Untrusted(f"{addr} sent something other than was asked; it is no manager of this swarm") from error
+        return _answered(addr, raw, Entry)
 
     async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
         context = self._context(credentials)
         await self._ask("POST", addr, "/managers/vote", context, msgspec.json.encode(request), limit_s=ENTER_S)
+
+    async def progress(self, addr: str, credentials: Credentials) -> Progress:
+        return _answered(addr, await self._ask("GET", addr, "/managers/progress", self._context(credentials)), Progress)
 
     async def _open(self, addr: str, path: str, credentials: Credentials) -> Channel:
         async with contextlib.AsyncExitStack() as unless_done:
@@ -154,6 +156,13 @@ def _issued(addr: str, raw: bytes) -> Issued:
         return msgspec.json.decode(raw, type=Issued)
     except MALFORMED as error:
         raise Untrusted(f"{addr} sent something other than a certificate; it is no manager of this swarm") from error
+
+
+def _answered(addr: str, raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except MALFORMED as error:
+        raise Untrusted(f"{addr} sent something other than was asked; it is no manager of this swarm") from error
 
 
 def _declined(addr: str, status: int, raw: bytes) -> Declined:

@@ -11,7 +11,8 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from skep.core import identity as certificates
-from skep.model.errors import SkepError
+from skep.model.council import Entry, EntryRequest, Progress
+from skep.model.errors import Forbidden, InvalidSpec, Removed, SkepError, Unauthenticated
 from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
 from skep.model.node import Role
 from skep.ports.transport import Channel, ChannelClosed, ControlService, Declined, Unreachable, Untrusted
@@ -85,7 +86,7 @@ def memory_channels() -> tuple[MemoryChannel, MemoryChannel]:
 
 
 class Switchboard:
-    """Managers by address. Implements `ports.transport.ControlPort` and `RelayPort`."""
+    """Managers by address. Implements `ports.transport.ControlPort`, `RelayPort` and `CouncilPort`."""
 
     def __init__(self) -> None:
         self._services: dict[str, ControlService] = {}
@@ -113,24 +114,43 @@ class Switchboard:
         try:
             return await service.join(request, address=addr)
         except SkepError as error:
-            raise Declined(str(error)) from error
+            raise _declined(error) from error
 
     async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
         service, identity = self._identify(addr, credentials)
         try:
             return await (service.renew(identity, request) if request.proof is None else service.revive(request))
         except SkepError as error:
-            raise Declined(str(error), is_removed=service.is_removed(identity.node_id)) from error
+            raise _declined(error, is_removed=service.is_removed(identity.node_id)) from error
 
     async def dial(self, addr: str, credentials: Credentials) -> Channel:
         service, identity = self._identify(addr, credentials)
         return self._connect(addr, lambda channel: service.serve(identity, channel))
 
     async def relay(self, addr: str, credentials: Credentials) -> Channel:
-        service, identity = self._identify(addr, credentials)
-        if identity.role != Role.MANAGER:
-            raise Declined("only managers may ask this")
+        service, identity = self._identify_manager(addr, credentials)
         return self._connect(addr, lambda channel: service.relay(identity, channel))
+
+    async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
+        service, identity = self._identify_manager(addr, credentials)
+        try:
+            return await service.enter(identity, request)
+        except SkepError as error:
+            raise _declined(error) from error
+
+    async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
+        service, identity = self._identify_manager(addr, credentials)
+        try:
+            await service.vote(identity, request)
+        except SkepError as error:
+            raise _declined(error) from error
+
+    async def progress(self, addr: str, credentials: Credentials) -> Progress:
+        service, identity = self._identify_manager(addr, credentials)
+        try:
+            return await service.progress(identity)
+        except SkepError as error:
+            raise _declined(error) from error
 
     def _connect(self, addr: str, serve: Callable[[Channel], Coroutine[Any, Any, None]]) -> Channel:
         ours, theirs = memory_channels()
@@ -152,3 +172,16 @@ class Switchboard:
         except (ValueError, TypeError, InvalidSignature) as error:
             raise Untrusted(f"{addr} is no manager of this swarm") from error
         return service, certificates.identity_of(certificate)
+
+    def _identify_manager(self, addr: str, credentials: Credentials) -> tuple[ControlService, Identity]:
+        service, identity = self._identify(addr, credentials)
+        if service.is_removed(identity.node_id):
+            raise Declined("this node was removed from the swarm", is_removed=True)
+        if identity.role != Role.MANAGER or service.is_demoted(identity.node_id):
+            raise Declined("only managers may ask this")
+        return service, identity
+
+
+def _declined(error: SkepError, *, is_removed: bool = False) -> Declined:
+    is_final = isinstance(error, InvalidSpec | Unauthenticated | Forbidden)
+    return Declined(str(error), is_removed=is_removed or isinstance(error, Removed), is_final=is_final)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from skep.manager.join import Admission
-from skep.model.council import Entry, EntryRequest
+from skep.model.council import Entry, EntryRequest, Progress
 from skep.model.errors import Unavailable
 from skep.model.identity import Identity, Issued, JoinRequest, RenewRequest
 from skep.ports.transport import Channel
@@ -17,10 +17,11 @@ Relay = Callable[[Identity, Channel], Awaitable[None]]
 
 
 class CouncilService(Protocol):
-    """Lets other managers in."""
+    """Lets other managers in, and tells them how far this one is."""
 
     async def enter(self, identity: Identity, request: EntryRequest) -> Entry: ...
     async def vote(self, identity: Identity, request: EntryRequest) -> None: ...
+    async def progress(self, identity: Identity) -> Progress: ...
 
 
 class NoCouncil:
@@ -31,6 +32,9 @@ class NoCouncil:
 
     async def vote(self, identity: Identity, request: EntryRequest) -> None:
         raise Unavailable("this manager cannot take another; try one that keeps its state on disk")
+
+    async def progress(self, identity: Identity) -> Progress:
+        raise Unavailable("this manager keeps the state with no other; ask one that keeps it in etcd")
 
 
 class SessionService(Protocol):
@@ -80,3 +84,6 @@ class Gate:
 
     async def vote(self, identity: Identity, request: EntryRequest) -> None:
         await self.council.vote(identity, request)
+
+    async def progress(self, identity: Identity) -> Progress:
+        return await self.council.progress(identity)

@@ -1,6 +1,6 @@
-"""How a manager is let into the circle of those that keep the swarm's state: what it asks of another, and is answered.
+"""What managers ask of each other about the state they keep: to be let in among them, and how far each has come.
 
-Pure. Both questions may be asked again: the answer tells how far it has come.
+Pure. Every question may be asked again. To be let in, the answer tells how far that has come.
 """
 
 from skep.model.base import Record
@@ -37,3 +37,17 @@ class Entry(Record, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:  # Never the key: what is printed ends up in logs.
         return f"Entry(initial={self.initial!r})"
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """How far one manager's own member of the store has come.
+
+    Attributes:
+        member_id: Which member says so; another one than expected is of another life, and counts differently.
+        committed: The newest entry it knows more than half of the members to have.
+        applied: The newest entry it has taken in.
+    """
+
+    member_id: int
+    committed: int
+    applied: int

@@ -11,7 +11,7 @@ class StoreMember(Record, frozen=True, kw_only=True):
 
     Attributes:
         node_id: "" for one that was let in and has not started yet.
-        lag: Changes it knows of and has not taken in yet; None where only it could tell.
+        lag: Changes that any manager knows of and it has not taken in yet; None where it did not say in time.
     """
 
     node_id: str

@@ -6,7 +6,7 @@ other end is gone. Every adapter passes tests/contract/test_transport.py.
 
 from typing import Final, Protocol
 
-from skep.model.council import Entry, EntryRequest
+from skep.model.council import Entry, EntryRequest, Progress
 from skep.model.identity import Credentials, Identity, Issued, JoinRequest, RenewRequest
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
@@ -110,8 +110,8 @@ class RelayPort(Protocol):
 
 
 class CouncilPort(Protocol):
-    """What a new manager asks of one that holds the swarm's state. Both raise `TransportError`, may take half a minute,
-    and may be asked again."""
+    """What a manager asks of another that holds the swarm's state. All raise `TransportError` and may be asked again;
+    to enter and to get a vote may take half a minute. Declined for a node that is to be no manager."""
 
     async def enter(self, addr: str, credentials: Credentials, request: EntryRequest) -> Entry:
         """Be let in, without a vote yet."""
@@ -119,6 +119,10 @@ class CouncilPort(Protocol):
 
     async def vote(self, addr: str, credentials: Credentials, request: EntryRequest) -> None:
         """Get a vote; returns once it counts. Declined while this manager's member has not caught up."""
+        ...
+
+    async def progress(self, addr: str, credentials: Credentials) -> Progress:
+        """Hear how far the other's own member has come. Declined by one that keeps the state alone."""
         ...
 
 
@@ -160,3 +164,7 @@ class ControlService(Protocol):
         ...
 
     async def vote(self, identity: Identity, request: EntryRequest) -> None: ...
+
+    async def progress(self, identity: Identity) -> Progress:
+        """Tell another manager how far this one's member has come."""
+        ...

@@ -14,6 +14,7 @@ import msgspec
 
 from skep.edge.etcd import wire
 from skep.edge.etcd.gateway import Away, Gateway, GatewayError, Refusal, Target
+from skep.model.council import Progress
 from skep.ports.store import StoreUnavailable
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ CHANGE_S: Final = 15.0
 """etcd changes its members only while all have been connected for five seconds, and takes up to seven for it."""
 CAUGHT_UP_S: Final = 120.0
 BEHIND: Final = "in sync with leader"
+SILENT: Final = "etcd does not say how it fares ({error})"
 ACTIVE_PEER: Final = re.compile(r'etcd_network_active_peers\{Local="[0-9a-f]+",Remote="([0-9a-f]+)"\} ([0-9.e+]+)')
 
 
@@ -51,7 +53,6 @@ class MemberStatus:
 
     Attributes:
         leader_id: 0 while it knows of none.
-        lag: Entries it knows of and has not applied yet.
         used_bytes: Of `size_bytes`; defragmenting frees the rest.
         reachable: Ids of the members it is connected to, itself included.
         alarms: What etcd holds to be wrong, such as that space ran out.
@@ -61,7 +62,6 @@ class MemberStatus:
     version: str
     leader_id: int
     is_learner: bool
-    lag: int
     size_bytes: int
     used_bytes: int
     reachable: frozenset[int]
@@ -154,13 +154,11 @@ class Membership:
             StoreUnavailable: It does not answer.
         """
         endpoint = self._gateway.endpoint
-        limit_s = self._gateway.patience.attempt_s
+        answer = await self._status(endpoint)
         try:
-            body = wire.encode(wire.Nothing())
-            answer = await self._gateway.attempt(endpoint, STATUS, body, wire.StatusAnswer, limit_s=limit_s)
-            metrics = await self._gateway.get(endpoint, "/metrics", limit_s=limit_s)
+            metrics = await self._gateway.get(endpoint, "/metrics", limit_s=self._gateway.patience.attempt_s)
         except GatewayError as error:
-            raise StoreUnavailable(f"etcd does not say how it fares ({error})") from error
+            raise StoreUnavailable(SILENT.format(error=error)) from error
         own = answer.header.member_id
         peers = ((int(peer, 16), float(n)) for peer, n in ACTIVE_PEER.findall(metrics.decode(errors="replace")))
         return MemberStatus(
@@ -168,12 +166,27 @@ class Membership:
             version=answer.version,
             leader_id=answer.leader,
             is_learner=answer.isLearner,
-            lag=max(0, answer.raftIndex - answer.raftAppliedIndex),
             size_bytes=answer.dbSize,
             used_bytes=answer.dbSizeInUse,
             reachable=frozenset([own, *(peer for peer, n in peers if n > 0)]),
             alarms=answer.errors,
         )
+
+    async def progress(self) -> Progress:
+        """How far the nearest endpoint's member has come; works without a quorum, too.
+
+        Raises:
+            StoreUnavailable: It does not answer.
+        """
+        answer = await self._status(self._gateway.endpoint)
+        return Progress(member_id=answer.header.member_id, committed=answer.raftIndex, applied=answer.raftAppliedIndex)
+
+    async def _status(self, endpoint: str) -> wire.StatusAnswer:
+        body, limit_s = wire.encode(wire.Nothing()), self._gateway.patience.attempt_s
+        try:
+            return await self._gateway.attempt(endpoint, STATUS, body, wire.StatusAnswer, limit_s=limit_s)
+        except GatewayError as error:
+            raise StoreUnavailable(SILENT.format(error=error)) from error
 
     async def _find(self, peer_url: str) -> Member | None:
         return next((member for member in await self.members() if member.peer_url == peer_url), None)
