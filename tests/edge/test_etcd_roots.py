@@ -3,20 +3,25 @@
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.edge.test_etcd_member import LIMIT_S, Managers, write
+from tests.factories import a_cluster, a_state
 from tests.identities import CLUSTER_ID
 
 from skep.agent.identity import accept_issued, new_key_request
+from skep.core import trust
+from skep.core.identity import MOST_BRIDGES
 from skep.daemon.etcd_trust import TURN, is_turn
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.members import Membership
 from skep.manager.ca import CertificateAuthority
 from skep.manager.control.authority import changed
 from skep.manager.seal import DataKey, Seal
-from skep.model.cluster import Authority, CAConfig
+from skep.model.cluster import Authority, CAConfig, Cluster
 from skep.model.identity import Identity
 from skep.model.node import Role
+from skep.store.changes import Put
 
 SEAL = Seal(DataKey.of(b"\x07" * 32))
 
@@ -29,6 +34,16 @@ def certify(managers: Managers, member: EtcdMember, name: str, authority: Author
     issued = issuer.issue(request.csr, holder, now=time.time_ns(), address="127.0.0.1")
     managers.held[name] = accept_issued(request, issued)
     member.refresh()
+
+
+def followed(rotating: Authority) -> Authority:
+    """The authority once its rotation is complete, as the leader decides."""
+    state = a_state(msgspec.structs.replace(a_cluster(), authority=rotating))
+    (change,) = trust.reconcile(state, lambda n: b"\x01" * n).changes
+    assert isinstance(change, Put)
+    assert isinstance(change.value, Cluster)
+    assert change.value.authority is not None
+    return change.value.authority
 
 
 async def restart(member: EtcdMember) -> None:
@@ -44,12 +59,7 @@ async def test_members_find_each_other_while_one_root_follows_another(tmp_path: 
     managers = Managers(tmp_path)
     old = managers.authorities.authority.sealed(SEAL)
     rotating = changed(old, CAConfig(force_rotate=1), 0, SEAL, time.time_ns())
-    assert rotating.rotation is not None
-    new = Authority(
-        certificate_pem=rotating.rotation.certificate_pem,
-        sealed_key=rotating.rotation.sealed_key,
-        bridge_pem=rotating.rotation.cross_signed_pem,
-    )
+    new = followed(rotating)
     try:
         managers.describe("m0")
         first = await managers.run("m0")
@@ -69,6 +79,33 @@ async def test_members_find_each_other_while_one_root_follows_another(tmp_path: 
         await restart(first)
         assert await write(second.target, "b") == {"a", "b"}
         certify(managers, second, "m1", new)
+        await restart(second)
+        assert await write(first.target, "c") == {"a", "b", "c"}
+    finally:
+        await managers.close()
+
+
+@pytest.mark.anyio
+async def test_a_member_that_missed_several_changes_of_the_root_still_knows_the_others(tmp_path: Path) -> None:
+    """As where an operator changes the root again before it was the member's turn to restart."""
+    managers = Managers(tmp_path)
+    authority = managers.authorities.authority.sealed(SEAL)
+    try:
+        managers.describe("m0")
+        first = await managers.run("m0")
+        settings = managers.describe("m1", joins="m0")
+        membership = Membership(first.target)
+        added = await membership.add(settings.peer_url)
+        second = await managers.run("m1")
+        await membership.promote(added.id, limit_s=LIMIT_S)
+        await membership.close()
+        for n in range(1, MOST_BRIDGES + 1):
+            authority = followed(changed(authority, CAConfig(force_rotate=n), n - 1, SEAL, time.time_ns()))
+            certify(managers, first, "m0", authority)
+            certify(managers, second, "m1", authority)
+        await restart(first)  # The other one trusts only the very first root.
+        assert await write(second.target, "a") == {"a"}
+        assert await write(first.target, "b") == {"a", "b"}
         await restart(second)
         assert await write(first.target, "c") == {"a", "b", "c"}
     finally:

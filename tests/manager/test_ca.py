@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from skep.agent import identity as agent_identity
 from skep.core import identity as certificates
+from skep.core.identity import MOST_BRIDGES
 from skep.lib.durations import DAY, HOUR, SECOND
 from skep.manager.ca import CertificateAuthority
 from skep.manager.seal import DataKey, Seal
@@ -44,7 +45,9 @@ def test_the_root_is_a_p256_authority_for_twenty_years(authority: CertificateAut
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert isinstance(key.curve, ec.SECP256R1)
     assert root.not_valid_after_utc - root.not_valid_before_utc >= datetime.timedelta(days=20 * 365)
-    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 1)
+    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(
+        True, MOST_BRIDGES
+    )
     root.verify_directly_issued_by(root)
 
 

@@ -21,6 +21,8 @@ from skep.model.node import TLSInfo
 
 BACKDATE: Final = HOUR
 """How long before its issue a certificate's term begins, for the sake of slow clocks."""
+MOST_BRIDGES: Final = 4
+"""Over so many changes of the root the newest one's certificates lead back to one that somebody still trusts alone."""
 EARLIEST_RENEWAL: Final = 0.5
 LATEST_RENEWAL: Final = 0.8
 

@@ -2,23 +2,28 @@
 
 Pure; the dice come in. From the moment another root is asked for, it issues every certificate, each with the new root's
 cross-signed certificate beside it, and both roots are trusted: whoever has not heard of the change yet, and trusts only
-the old root, still finds the way from a new certificate to it. The old root goes once every node, reachable or not, has
-a certificate of the new one, so nobody is shut out; a node that will not come back is removed to get there.
+the old root, still finds the way from a new certificate to it, over several changes if need be. The old root goes once
+every node, reachable or not, has a certificate of the new one, so nobody is shut out; a node that will not come back is
+removed to get there.
 Source: swarmkit/ca/reconciler.go, swarmkit/ca/server.go (UpdateRootCA).
 """
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 import msgspec
 
 from skep.core import identity as certificates
+from skep.core.identity import MOST_BRIDGES
 from skep.core.plan import NOTHING, Plan
 from skep.model.cluster import Authority, Cluster, JoinTokens, RootRotation
 from skep.model.identity import new_token
 from skep.model.node import Node, TLSInfo
 from skep.store.changes import Put
 from skep.store.state import View
+
+BRIDGE_END: Final = "-----END CERTIFICATE-----"
 
 
 def roots(authority: Authority) -> str:
@@ -36,6 +41,13 @@ def wanted(authority: Authority) -> TLSInfo:
 def shown(authority: Authority) -> TLSInfo:
     """What Docker's API says of the swarm's trust: the present root, but the next one as the issuer."""
     return _facts(authority.certificate_pem, _issuer(authority))
+
+
+def bridges(authority: Authority) -> str:
+    """What leads from the root that issues to those before it, as PEM, the nearest first; empty for the first root."""
+    crossed = authority.rotation.cross_signed_pem if authority.rotation is not None else ""
+    found = [part + BRIDGE_END for part in (crossed + authority.bridge_pem).split(BRIDGE_END) if part.strip()]
+    return _joined(*found[:MOST_BRIDGES]) if found else ""
 
 
 def has_issuer(node: Node, trust: TLSInfo) -> bool:
@@ -66,14 +78,16 @@ def reconcile(view: View, random_bytes: Callable[[int], bytes]) -> Plan:
     trust = wanted(authority)
     if not all(has_issuer(node, trust) for node in view.nodes.values()):
         return NOTHING
-    finished = _finished(cluster, authority.rotation, random_bytes)
+    finished = _finished(cluster, authority, authority.rotation, random_bytes)
     return Plan((Put(finished),), None, ("every node has a certificate of the new root: the old one goes",))
 
 
-def _finished(cluster: Cluster, rotation: RootRotation, random_bytes: Callable[[int], bytes]) -> Cluster:
+def _finished(
+    cluster: Cluster, authority: Authority, rotation: RootRotation, random_bytes: Callable[[int], bytes]
+) -> Cluster:
     root = rotation.certificate_pem
     tokens = JoinTokens(worker=str(new_token(root, random_bytes)), manager=str(new_token(root, random_bytes)))
-    settled = Authority(certificate_pem=root, sealed_key=rotation.sealed_key, bridge_pem=rotation.cross_signed_pem)
+    settled = Authority(certificate_pem=root, sealed_key=rotation.sealed_key, bridge_pem=bridges(authority))
     return msgspec.structs.replace(cluster, authority=settled, join_tokens=tokens)
 
 

@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from skep.core import identity as certificates
 from skep.core import trust
+from skep.core.identity import MOST_BRIDGES
 from skep.lib.durations import DAY
 from skep.lib.ids import ID_LENGTH, base36
 from skep.manager.seal import Sealer
@@ -91,7 +92,7 @@ class CertificateAuthority:
         """
         self._root = root
         self._key = key
-        self._between = _bridge(present)
+        self._between = trust.bridges(present) if present is not None else ""
         self.root_pem = present.certificate_pem if present is not None else _pem(root)
         self.trusted_pem = trust.roots(present) if present is not None else self.root_pem
 
@@ -106,7 +107,7 @@ class CertificateAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(term.starts_at)
             .not_valid_after(term.ends_at)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)  # For a root that follows.
+            .add_extension(x509.BasicConstraints(ca=True, path_length=MOST_BRIDGES), critical=True)
             .add_extension(_usage(is_authority=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
@@ -144,7 +145,7 @@ class CertificateAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(other.not_valid_before_utc)
             .not_valid_after(other.not_valid_after_utc)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=MOST_BRIDGES - 1), critical=True)
             .add_extension(_usage(is_authority=True), critical=True)
             .add_extension(_key_id(other), critical=False)
             .add_extension(self._authority_key_id, critical=False)
@@ -249,13 +250,6 @@ def _key_id(root: x509.Certificate) -> x509.SubjectKeyIdentifier:
         return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
         return x509.SubjectKeyIdentifier.from_public_key(root.public_key())
-
-
-def _bridge(authority: Authority | None) -> str:
-    """What leads from the root that issues to the one before it; empty if there was none."""
-    if authority is None:
-        return ""
-    return authority.rotation.cross_signed_pem if authority.rotation is not None else authority.bridge_pem
 
 
 def _opened(sealed: Sealed, seal: Sealer) -> SigningKey:

@@ -100,8 +100,8 @@ class Authority(Record, frozen=True, kw_only=True):
     Attributes:
         certificate_pem: The root that everyone trusts.
         sealed_key: Its private key (PKCS 8 DER), sealed under the cluster's data key.
-        bridge_pem: What leads from this root to the one before, given along with every certificate: some programs, such
-            as etcd, read their roots only when they start. Empty for the first root.
+        bridge_pem: What leads from this root to those before it, given along with every certificate: some programs,
+            such as etcd, read their roots only when they start, and may miss some. Empty for the first root.
         rotation: Set from the moment another root was asked for until every node has a certificate of it.
     Source: swarmkit/api/objects.proto, RootCA and RootRotation.
     """
