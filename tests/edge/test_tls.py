@@ -318,6 +318,12 @@ async def test_one_node_has_only_so_many_connections(authorities: Authorities) -
         await closed_after(reader)
 
 
+async def test_a_manager_has_more_since_it_carries_other_nodes_sessions(authorities: Authorities) -> None:
+    async with listening(authorities, web.Server(who), limits=FrontLimits(per_node=0, per_manager=1)) as up:
+        assert await up.get(up.client(authorities.make("manager2", Role.MANAGER))) != ""
+        assert await up.get(up.client(authorities.make("worker1"))) == ""
+
+
 async def test_a_flood_of_new_connections_is_turned_away_before_the_handshake(authorities: Authorities) -> None:
     limits = FrontLimits(handshakes_per_second=0.001, handshake_burst=2)
     async with listening(authorities, web.Server(who), limits=limits) as up:

@@ -10,10 +10,11 @@ from tests.factories import a_cluster, a_node
 from tests.identities import CLUSTER_ID, Authorities
 from tests.sessions import FakeHandler, QuickClock, SystemDice, until
 
+from skep.agent.identity import NodeIdentity
 from skep.agent.session import AgentSession, SessionPorts
 from skep.core.dispatch.dispatcher import Dispatcher
 from skep.edge.clock import SystemClock
-from skep.edge.loopback import Switchboard
+from skep.edge.loopback import MemoryChannel, Switchboard
 from skep.edge.memory import MemoryStore
 from skep.lib.ids import new_id
 from skep.manager.control.writes import Writes
@@ -28,12 +29,14 @@ from skep.manager.replica import Replica
 from skep.manager.sessions import Sessions
 from skep.manager.standing import Standing
 from skep.model.assignment import AssignedTask, Delta
+from skep.model.identity import Credentials, Issued, JoinRequest, RenewRequest
 from skep.model.lifecycle import TaskState
 from skep.model.node import ManagerStatus, Node, NodeState, Role
 from skep.model.session import ManagerAddress, TaskReport
 from skep.model.task import TaskStatus
 from skep.ports.leadership import Leader as Leadership
 from skep.ports.store import StoreUnavailable
+from skep.ports.transport import Channel, Unreachable
 from skep.store.changes import Batch, Put
 
 LONG_S = 60.0
@@ -160,6 +163,47 @@ class Manager:
 
 
 @dataclass
+class Reach:
+    """The managers as a worker reaches them: not the ones it is cut off from. Implements `ports.transport.ControlPort`.
+
+    Attributes:
+        dialled: Each manager that answered, in order.
+    """
+
+    board: Switchboard
+    cut_off: set[str] = field(default_factory=set)
+    dialled: list[str] = field(default_factory=list)
+    channels: list[tuple[str, Channel]] = field(default_factory=list)
+
+    async def sever(self, *addrs: str) -> None:
+        """Cut the way to some managers, and whatever goes over it."""
+        self.cut_off.update(addrs)
+        for addr, channel in self.channels:
+            if addr in addrs and isinstance(channel, MemoryChannel):
+                await channel.cut()
+
+    async def root(self, addr: str) -> str:
+        return await self.board.root(self._on_the_way(addr))
+
+    async def join(self, addr: str, root_pem: str, request: JoinRequest) -> Issued:
+        return await self.board.join(self._on_the_way(addr), root_pem, request)
+
+    async def renew(self, addr: str, credentials: Credentials, request: RenewRequest) -> Issued:
+        return await self.board.renew(self._on_the_way(addr), credentials, request)
+
+    async def dial(self, addr: str, credentials: Credentials) -> Channel:
+        channel = await self.board.dial(self._on_the_way(addr), credentials)
+        self.dialled.append(addr)
+        self.channels.append((addr, channel))
+        return channel
+
+    def _on_the_way(self, addr: str) -> str:
+        if addr in self.cut_off:
+            raise Unreachable(f"{addr} did not answer in time", is_silent=True)
+        return addr
+
+
+@dataclass
 class Council:
     """A swarm with managers m1 to m3 and workers w1 to w4."""
 
@@ -169,6 +213,9 @@ class Council:
     managers: dict[str, Manager] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     sessions: dict[str, AgentSession] = field(default_factory=dict)
+    reach: dict[str, Reach] = field(default_factory=dict)
+    identities: dict[str, NodeIdentity] = field(default_factory=dict)
+    clocks: dict[str, QuickClock] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -209,8 +256,12 @@ def a_manager(node_id: str) -> Node:
 
 
 @asynccontextmanager
-async def convened(n_workers: int = 4) -> AsyncIterator[Council]:
-    """A council of three, with workers in session with whoever leads."""
+async def convened(n_workers: int = 4, longest_s: float = 10) -> AsyncIterator[Council]:
+    """A council of three, with workers in session with whoever leads.
+
+    Args:
+        longest_s: No pause of a worker's is longer.
+    """
     council = Council()
     names: Sequence[str] = ("m1", "m2", "m3")
     replica = Replica(council.store, CLOCK)
@@ -227,8 +278,10 @@ async def convened(n_workers: int = 4) -> AsyncIterator[Council]:
         known = [ManagerAddress(node_id=name, addr=f"{name}:2377") for name in names]
         for node in workers:
             worker = council.workers[node.id] = Worker()
-            ports = SessionPorts(council.board, QuickClock(longest_s=10), DICE)
-            session = AgentSession(council.authorities.node(node.id), known, worker, ports)
+            reach = council.reach[node.id] = Reach(council.board)
+            identity = council.identities[node.id] = council.authorities.node(node.id)
+            clock = council.clocks[node.id] = QuickClock(longest_s)
+            session = AgentSession(identity, known, worker, SessionPorts(reach, clock, DICE))
             council.sessions[node.id] = session
             running.append(asyncio.ensure_future(session.run()))
         await council.wait_led()

@@ -78,6 +78,11 @@ class Desk:
         self.serving.append(asyncio.ensure_future(self.reception.serve(W1, theirs)))
         return ours
 
+    async def greet(self, hello: Hello = HELLO) -> Channel:
+        channel = self.come()
+        await channel.send(protocol.encoder.encode(hello))
+        return channel
+
     def lead(self, until_lost: asyncio.Event) -> "asyncio.Task[None]":
         sessions = Sessions(self.fake, FakeDispatch(), lambda: self.replica.view, SystemClock(), epoch="e1")
 
@@ -106,11 +111,11 @@ async def answer(channel: Channel) -> protocol.FromManager:
 async def test_a_node_is_told_of_all_managers_the_leader_first(replica: Replica) -> None:
     desk = Desk(replica, SystemClock(), "m3")
     expected = [ManagerAddress(node_id=name, addr=f"{name}:2377") for name in ("m3", "m1", "m2")]
-    assert await answer(desk.come()) == Refused(reason=ELSEWHERE, managers=expected)
+    assert await answer(await desk.greet()) == Refused(reason=ELSEWHERE, managers=expected)
 
 
 async def test_a_node_waits_where_nobody_leads_yet_and_is_sent_on_once_another_does(replica: Replica) -> None:
-    refused = await answer(Desk(replica, HastyClock(), "", "", "", "m2").come())
+    refused = await answer(await Desk(replica, HastyClock(), "", "", "", "m2").greet())
     assert isinstance(refused, Refused)
     assert refused.managers[0].node_id == "m2"
 

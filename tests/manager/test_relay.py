@@ -65,8 +65,11 @@ class Leading:
             raise Unreachable(f"{addr} cannot be reached")
         ours, theirs = memory_channels()
         self.channels.append(ours)
-        self.carried.append(asyncio.ensure_future(serve_relay(self if self._is_leading else None, theirs)))
+        self.carried.append(asyncio.ensure_future(serve_relay(self.find, theirs)))
         return ours
+
+    async def find(self) -> "Leading | None":
+        return self if self._is_leading else None
 
 
 def relay_to(leading: Leading, leader: Callable[[], str] = lambda: "m1:2377") -> Relay:
@@ -173,7 +176,7 @@ async def test_a_leader_that_dies_breaks_the_stream() -> None:
 @pytest.mark.parametrize("message", [b"\xc1", protocol.encoder.encode(StreamData(stream=0, payload=b"x"))])
 async def test_nonsense_from_another_manager_is_answered_and_ends_the_channel(message: bytes) -> None:
     ours, theirs = memory_channels()
-    serving = asyncio.ensure_future(serve_relay(Leading(), theirs))
+    serving = asyncio.ensure_future(serve_relay(Leading().find, theirs))
     await ours.send(message)
     end = protocol.from_relay.decode(await asyncio.wait_for(ours.receive(), SOON_S))
     assert isinstance(end, StreamEnd)

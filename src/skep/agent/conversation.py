@@ -98,9 +98,16 @@ class Conversation:
         self._stored = 0
         self._is_stored = asyncio.Event()
 
-    async def greet(self) -> Welcome:
+    @property
+    def serves_engine(self) -> bool:
+        """Whether a connection to this node's engine, such as a terminal, is open over the session."""
+        return self._streams.serves_engine
+
+    async def greet(self, carry_to: str = "") -> Welcome:
         """Say hello.
 
+        Args:
+            carry_to: See `Hello`.
         Raises:
             SessionOver: No welcome came. Removed: the node is not wanted. ChannelClosed.
         """
@@ -108,7 +115,8 @@ class Conversation:
         self._told = self._papers.held
         description = msgspec.structs.replace(hello.description, tls_info=self._told.trust)
         serial = self._told.serial
-        await self._send(msgspec.structs.replace(hello, description=description, certificate_serial=serial))
+        told = msgspec.structs.replace(hello, description=description, certificate_serial=serial, carry_to=carry_to)
+        await self._send(told)
         try:
             async with asyncio.timeout(WELCOME_S):
                 answer = await self._receive()

@@ -29,10 +29,15 @@ class AddressBook:
         """That one broke off: it may be dead or hang, so try it last the next time."""
         self._is_doubtful |= address == self._good
 
-    def order(self, dice: Dice) -> list[str]:
-        """The last good one first, or last if in doubt, even if it was not named since; the others shuffled."""
+    def order(self, dice: Dice, cut_off: str = "") -> list[str]:
+        """The last good one first, or last if in doubt, even if it was not named since; the others shuffled.
+
+        Args:
+            cut_off: One that could not be reached of late; behind the others.
+        """
         others = [address for address in self._addresses if address != self._good]
         others.sort(key=lambda _: dice.fraction())
+        others.sort(key=lambda address: address == cut_off)
         if not self._good:
             return others
         return [*others, self._good] if self._is_doubtful else [self._good, *others]

@@ -91,6 +91,12 @@ class AgentStreams:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._credits: dict[int, _Credit] = {}
         self._inlets: dict[int, _Inlet] = {}
+        self._n_engines = 0
+
+    @property
+    def serves_engine(self) -> bool:
+        """Whether a connection to the engine is open: nobody can take it up again on another session."""
+        return self._n_engines > 0
 
     async def take(self, message: StreamOpen | StreamData | StreamCredit | StreamEof | StreamEnd) -> None:
         """Take what the manager sent; what belongs to no open stream came too late and is dropped.
@@ -162,10 +168,12 @@ class AgentStreams:
         """Carry bytes both ways; the engine's end of its answer is the end of the stream."""
         engine = await self._handler.open_engine()
         upload = asyncio.create_task(self._upload(number, engine))
+        self._n_engines += 1
         try:
             while data := await _received(engine):
                 await self._pass(StreamData(stream=number, payload=data))
         finally:
+            self._n_engines -= 1
             upload.cancel()
             await asyncio.wait([upload])
             await engine.close()

@@ -67,6 +67,13 @@ class Peer:
         """Whether it is a node that was removed, before it connected or since."""
         return isinstance(self.identity, Identity) and self.is_revoked(self.identity.node_id)
 
+    @property
+    def role(self) -> Role | None:
+        """What it is now, whatever its certificate says of a manager that was demoted; None if it is no node."""
+        if not isinstance(self.identity, Identity):
+            return None
+        return Role.WORKER if self.is_demoted(self.identity.node_id) else self.identity.role
+
 
 _peers: WeakKeyDictionary[asyncio.BaseTransport, Peer] = WeakKeyDictionary()
 
@@ -84,9 +91,7 @@ def peer_of(request: web.BaseRequest) -> Identity | None:
     peer = _peer(request)
     if peer is None or not isinstance(peer.identity, Identity) or peer.is_removed:
         return None
-    if peer.identity.role is Role.MANAGER and peer.is_demoted(peer.identity.node_id):
-        return msgspec.structs.replace(peer.identity, role=Role.WORKER)
-    return peer.identity
+    return msgspec.structs.replace(peer.identity, role=peer.role)
 
 
 def operator_of(request: web.BaseRequest) -> Operator | None:
@@ -120,6 +125,7 @@ class FrontLimits:
         handshake_s, header_s: How long it may take over each.
         anonymous_per_address, anonymous: Connections without a certificate, or whose handshake is not over.
         per_node: Connections of one certificate's node or operator.
+        per_manager: The same of a manager, which carries other nodes' sessions and streams.
         handshakes_per_second, handshake_burst: New connections of one address; each costs a signature.
     """
 
@@ -128,6 +134,7 @@ class FrontLimits:
     anonymous_per_address: int = 256
     anonymous: int = 2048
     per_node: int = 32
+    per_manager: int = 8192
     handshakes_per_second: float = 100
     handshake_burst: int = 1000
 
@@ -170,10 +177,10 @@ class _Shares:
             yield share
 
     @contextlib.contextmanager
-    def of_node(self, node_id: str) -> Iterator[None]:
-        if self.nodes[node_id] >= self.limits.per_node:
+    def of_node(self, name: str, *, is_manager: bool) -> Iterator[None]:
+        if self.nodes[name] >= (self.limits.per_manager if is_manager else self.limits.per_node):
             raise Refused("too many connections of one node")
-        with _counted(self.nodes, node_id):
+        with _counted(self.nodes, name):
             yield
 
 
@@ -294,11 +301,12 @@ class TlsFront:
         try:
             trust = self._trust()
             identity = _identify(stream, trust)
+            peer = Peer(address, identity, trust.is_revoked, trust.is_demoted)
             with contextlib.ExitStack() as node_share:
                 if identity is not None:
-                    node_share.enter_context(self._shares.of_node(_name(identity)))
+                    is_manager = peer.role is Role.MANAGER
+                    node_share.enter_context(self._shares.of_node(_name(identity), is_manager=is_manager))
                     share.close()
-                peer = Peer(address, identity, trust.is_revoked, trust.is_demoted)
                 if (task := asyncio.current_task()) is not None and isinstance(identity, Identity):
                     self._of_nodes[task] = peer
                 head = await self._head(stream)

@@ -1,21 +1,26 @@
 """Receives nodes' sessions: this manager's own while it leads; otherwise the node is sent to the one that does.
 
 Edge: asyncio; channels come in open. Each term has sessions and assignment versions of its own, which begin with its
-state: a node that comes from another manager is told everything anew, and restarts nothing for it. Streams a user asks
-for go over this manager's sessions, or are carried by the leader.
+state: a node that comes from another manager is told everything anew, and restarts nothing for it. A node that cannot
+reach the leader has its session carried there. Streams a user asks for go over this manager's sessions, or are carried
+by the leader.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from skep.core.quorum import NO_LEADER
+from skep.core.roles import certified_role
+from skep.manager.carrying import carry_session, first_message, first_of, wish_of
 from skep.manager.relay import Relay, serve_relay
 from skep.manager.replica import Replica
 from skep.manager.sessions import Sessions, send_refusal
-from skep.manager.standing import LOOK_AGAIN, PATIENCE, Standing
+from skep.manager.standing import LOOK_AGAIN, PATIENCE, PERIOD, Standing
+from skep.model.base import Nanoseconds
 from skep.model.identity import Identity
 from skep.model.node import Role
 from skep.model.session import LogRequest, ManagerAddress, Refused, StreamData
@@ -76,19 +81,48 @@ class Reception:
         if sessions is not None:
             await sessions.serve(identity, channel)
             return
-        reason = ELSEWHERE if elsewhere else NO_LEADER
-        await send_refusal(channel, Refused(reason=reason, managers=elsewhere))
+        refusal = Refused(reason=ELSEWHERE if elsewhere else NO_LEADER, managers=elsewhere)
+        hello = await first_message(channel) if elsewhere else b""
+        if elsewhere and wish_of(hello) == elsewhere[0].addr:
+            refusal = Refused(reason=await self._carry_session(identity.node_id, hello, channel, elsewhere[0]))
+        await send_refusal(channel, refusal)
         await channel.close()
 
     async def carry(self, identity: Identity, channel: Channel) -> None:
-        """Open a stream on this manager's sessions for another manager."""
-        node = self._replica.view.nodes.get(identity.node_id)
-        if node is None or node.spec.role != Role.MANAGER:
-            log.warning("a node that is no manager asked for a stream of another's", node=identity.node_id)
+        """Open a stream on this manager's sessions for another manager, or hold a session that one carries here."""
+        if not self._is_manager(identity):
+            log.warning("a node that is no manager asked for what managers ask", node=identity.node_id)
             await channel.close()
             return
-        sessions, _ = await self._find(may_go_elsewhere=False)
-        await serve_relay(sessions, channel)
+        await serve_relay(self._find_own, channel, partial(self._hold_carried, identity))
+
+    async def _carry_session(self, node_id: str, hello: bytes, node: Channel, leader: ManagerAddress) -> str:
+        """Carry a node's session to the leader while that one leads; returns why it is over."""
+        log.info("carrying a session to the leader", node=node_id, leader=leader.addr)
+        reason = await carry_session(
+            node, hello, self._relay.open_session(node_id, leader.addr), self._wait_other_leader(leader.node_id)
+        )
+        log.info("a carried session ended", node=node_id, reason=reason)
+        return reason
+
+    async def _hold_carried(self, carrier: Identity, node_id: str, channel: Channel) -> None:
+        """Hold a session that another manager carries here, as long as that one is a manager."""
+        sessions, elsewhere = await self._find(may_go_elsewhere=True)
+        if sessions is None:
+            await send_refusal(channel, Refused(reason=OVER, managers=elsewhere))
+            return
+        node = self._replica.view.nodes.get(node_id)
+        role = certified_role(node) if node is not None else Role.WORKER
+        identity = Identity(node_id=node_id, role=role, cluster_id=carrier.cluster_id)
+        await first_of(sessions.serve(identity, channel, is_carried=True), self._wait_no_manager(carrier))
+
+    def _is_manager(self, identity: Identity) -> bool:
+        node = self._replica.view.nodes.get(identity.node_id)
+        return identity.role == Role.MANAGER and node is not None and node.spec.role == Role.MANAGER
+
+    async def _wait_no_manager(self, identity: Identity) -> None:
+        while self._is_manager(identity):
+            await self._clock.sleep(PERIOD)
 
     # --- for the rest of the manager -------------------------------------------------------
 
@@ -106,6 +140,10 @@ class Reception:
 
     # --- who leads -----------------------------------------------------------------------------
 
+    async def _find_own(self) -> Sessions | None:
+        sessions, _ = await self._find(may_go_elsewhere=False)
+        return sessions
+
     async def _find(self, *, may_go_elsewhere: bool) -> tuple[Sessions | None, list[ManagerAddress]]:
         """This manager's sessions, or where to go instead; neither if nobody leads for a while."""
         until = self._clock.now() + PATIENCE
@@ -113,14 +151,16 @@ class Reception:
             elsewhere = await self._standing.elsewhere()
             if (elsewhere and may_go_elsewhere) or self._clock.now() >= until:
                 return None, elsewhere
-            await self._wait_opened()
+            await self._wait_opened(LOOK_AGAIN)
         return self.sessions, []
 
-    async def _wait_opened(self) -> None:
-        opened = asyncio.ensure_future(self._opened.wait())
-        pause = asyncio.ensure_future(self._clock.sleep(LOOK_AGAIN))
-        try:
-            await asyncio.wait({opened, pause}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            opened.cancel()
-            pause.cancel()
+    async def _wait_other_leader(self, node_id: str) -> None:
+        """Wait until this manager leads, or is known to have another leader than that node."""
+        while not self._opened.is_set():
+            known = self._standing.known
+            if known is not None and known.node_id != node_id:
+                return
+            await self._wait_opened(PERIOD)
+
+    async def _wait_opened(self, at_most: Nanoseconds) -> None:
+        await first_of(self._opened.wait(), self._clock.sleep(at_most))

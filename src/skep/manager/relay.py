@@ -15,6 +15,7 @@ from skep.model.errors import Disconnected, SkepError, Unavailable, Unsupported
 from skep.model.identity import Credentials
 from skep.model.session import (
     MAX_PAYLOAD,
+    CarryOpen,
     EngineRequest,
     LogRequest,
     RelayOpen,
@@ -37,6 +38,10 @@ class NodeStreams(Protocol):
 
     def open_stream(self, node_id: str, request: LogRequest) -> AsyncIterator[StreamData]: ...
     def open_engine(self, node_id: str) -> ByteStream: ...
+
+
+Find = Callable[[], Awaitable[NodeStreams | None]]
+Hold = Callable[[str, Channel], Awaitable[None]]
 
 
 class Relay:
@@ -70,15 +75,27 @@ class Relay:
         """As `Sessions.open_engine`; connects when it is first used."""
         return _CarriedStream(lambda: self._open(node_id, EngineRequest()))
 
+    async def open_session(self, node_id: str, addr: str) -> Channel:
+        """A channel over which the manager at an address holds a node's session; see `manager.carrying`.
+
+        Raises:
+            Unavailable: It cannot be reached.
+        """
+        return await self._connect(addr, CarryOpen(node_id=node_id))
+
     async def _open(self, node_id: str, request: StreamRequest) -> Channel:
         """Raises: Unavailable: The leader cannot be reached."""
-        addr = await self._leader()
+        return await self._connect(await self._leader(), RelayOpen(node_id=node_id, request=request))
+
+    async def _connect(self, addr: str, opening: RelayOpen | CarryOpen) -> Channel:
         try:
             channel = await self._port.relay(addr, self._credentials())
         except TransportError as error:
-            raise Unavailable(f"node {node_id} is reached over the leader, which does not answer: {error}") from error
+            raise Unavailable(
+                f"node {opening.node_id} is reached over the leader, which does not answer: {error}"
+            ) from error
         try:
-            await channel.send(protocol.encoder.encode(RelayOpen(node_id=node_id, request=request)))
+            await channel.send(protocol.encoder.encode(opening))
         except ChannelClosed as error:
             await channel.close()
             raise Unavailable(BROKEN) from error
@@ -167,30 +184,43 @@ async def _next(channel: Channel) -> StreamData | None:
 # --- at the manager that leads ---------------------------------------------------------------
 
 
-async def serve_relay(streams: NodeStreams | None, channel: Channel) -> None:
-    """Open the stream that another manager asks for and carry it to its end; closes the channel.
+async def serve_relay(find: Find, channel: Channel, hold: Hold | None = None) -> None:
+    """Open the stream that another manager asks for, or hold the session it carries, to its end; closes the channel.
 
     Args:
-        streams: None where this manager does not lead.
+        find: Finds the streams of this manager's sessions; None where it does not lead.
+        hold: Holds the session of a node, by id, that the other manager carries.
     """
     try:
-        end = await _carry(streams, channel)
-        await channel.send(protocol.encoder.encode(end))
+        opening = await _opening(channel)
+        if isinstance(opening, CarryOpen) and hold is not None:
+            await hold(opening.node_id, channel)
+        else:
+            await channel.send(protocol.encoder.encode(await _carry(find, opening, channel)))
     except (ChannelClosed, TimeoutError):
         pass  # The user has gone, or the other manager.
     finally:
         await channel.close()
 
 
-async def _carry(streams: NodeStreams | None, channel: Channel) -> StreamEnd:
-    """Returns: how it ended. Raises: ChannelClosed, TimeoutError."""
+async def _opening(channel: Channel) -> protocol.ToRelay | str:
+    """What is asked, or why it is nothing. Raises: ChannelClosed, TimeoutError."""
+    async with asyncio.timeout(OPENING_S):
+        raw = await channel.receive()
     try:
-        async with asyncio.timeout(OPENING_S):
-            opening = protocol.to_relay.decode(await channel.receive())
+        asked: protocol.ToRelay = protocol.to_relay.decode(raw)
     except MALFORMED as error:
-        return StreamEnd(stream=0, error=f"the request to the leader cannot be read: {error}")
+        return f"the request to the leader cannot be read: {error}"
+    return asked
+
+
+async def _carry(find: Find, opening: protocol.ToRelay | str, channel: Channel) -> StreamEnd:
+    """Returns: how it ended. Raises: ChannelClosed."""
+    if isinstance(opening, str):
+        return StreamEnd(stream=0, error=opening)
     if not isinstance(opening, RelayOpen):
-        return StreamEnd(stream=0, error="the request to the leader does not say which node is meant")
+        return StreamEnd(stream=0, error="the request to the leader does not say which node's stream is meant")
+    streams = await find()
     if streams is None:
         return StreamEnd(stream=0, error=NOT_LEADING)
     try:

@@ -249,12 +249,16 @@ class Sessions:
 
     # --- one session -------------------------------------------------------------------
 
-    async def serve(self, identity: Identity, channel: Channel) -> None:
-        """Hold a node's session until it ends; never raises for what an agent does."""
+    async def serve(self, identity: Identity, channel: Channel, *, is_carried: bool = False) -> None:
+        """Hold a node's session until it ends; never raises for what an agent does.
+
+        Args:
+            is_carried: Whether it comes by way of another manager.
+        """
         node_id = identity.node_id
         session = Session(node_id, channel, self._clock.now())
         try:
-            await self._open(session)
+            await self._open(session, is_carried=is_carried)
             await self._hold(session)
         except (SessionOver, ChannelClosed, TimeoutError) as over:
             log.info("a session ended", node=node_id, reason=str(over) or "the agent said nothing")
@@ -265,7 +269,7 @@ class Sessions:
             self._leave(session)
             await channel.close()
 
-    async def _open(self, session: Session) -> None:
+    async def _open(self, session: Session, *, is_carried: bool) -> None:
         """From hello to the first assignments.
 
         Raises:
@@ -293,6 +297,7 @@ class Sessions:
                 epoch=self._epoch,
                 heartbeat_period=self._desk.heartbeat_period,
                 managers=manager_addresses(view),
+                is_carried=is_carried,
             )
         )
         self._tell_trust(session, view.cluster)

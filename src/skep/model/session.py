@@ -28,6 +28,8 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     Attributes:
         assignment_version, epoch: What it still holds, 0 and "" for nothing.
         certificate_serial: Of the certificate it holds.
+        carry_to: Where the leader listens that the node cannot reach itself: a manager that does not lead is asked to
+            carry the session there, as long as that one leads. Empty for none.
     """
 
     protocol: int = PROTOCOL
@@ -37,6 +39,7 @@ class Hello(Record, frozen=True, kw_only=True, tag="hello"):
     epoch: str = ""
     assignment_version: int = 0
     certificate_serial: str = ""
+    carry_to: str = ""
 
 
 class CertificateHeld(Record, frozen=True, kw_only=True, tag="certificate_held"):
@@ -130,11 +133,13 @@ class Welcome(Record, frozen=True, kw_only=True, tag="welcome"):
         epoch: Names the numbering of assignment versions; a version of another epoch means nothing.
         heartbeat_period: How often to beat.
         managers: Where else to go when this session breaks.
+        is_carried: Whether another manager carries the session to the one that answers.
     """
 
     epoch: str
     heartbeat_period: Nanoseconds
     managers: list[ManagerAddress] = []
+    is_carried: bool = False
 
 
 class Managers(Record, frozen=True, kw_only=True, tag="managers"):
@@ -237,6 +242,12 @@ class RelayOpen(Record, frozen=True, kw_only=True, tag="relay"):
     request: StreamRequest
 
 
+class CarryOpen(Record, frozen=True, kw_only=True, tag="carry"):
+    """First message on a channel between managers: whose session follows, from its hello to its end, as it is."""
+
+    node_id: str
+
+
 class StreamOpen(Record, frozen=True, kw_only=True, tag="open"):
     """The manager opens; numbers are its own."""
 
@@ -319,7 +330,7 @@ FromManager = (
     | StreamEnd
 )
 
-ToRelay = RelayOpen | StreamData | StreamEof
+ToRelay = RelayOpen | CarryOpen | StreamData | StreamEof
 """What the manager a user asked sends to the one that holds the session; the numbers of streams mean nothing there."""
 FromRelay = StreamData | StreamEnd
 
