@@ -354,6 +354,10 @@ def test_the_last_good_manager_comes_first_and_the_others_by_the_dice() -> None:
     assert book.order(Fixed(0.5)) == ["d", "b"], "it may hang: the others are asked before it"
     book.praise("b")
     assert book.order(Fixed(0.5)) == ["b", "d"]
+    book.learn(["b", "c", "d", "e"])
+    assert book.order(Fixed(0.1, 0.2, 0.3), cut_off="c") == ["b", "d", "e", "c"], "it would only cost time"
+    book.doubt("b")
+    assert book.order(Fixed(0.1, 0.2, 0.3), cut_off="c") == ["d", "e", "c", "b"], "one that hangs costs more"
 
 
 @dataclass
@@ -415,6 +419,7 @@ class Pointing:
     leader: str
     authorities: Authorities
     asked: int = 0
+    wishes: list[str] = field(default_factory=list)
 
     def root(self) -> str:
         return self.authorities.authority.root_pem
@@ -427,6 +432,9 @@ class Pointing:
 
     async def serve(self, identity: Identity, channel: Channel) -> None:
         self.asked += 1
+        hello = protocol.from_agent.decode(await channel.receive())
+        assert isinstance(hello, protocol.Hello)
+        self.wishes.append(hello.carry_to)
         managers = [ManagerAddress(node_id=self.leader[:2], addr=self.leader)]
         await channel.send(protocol.encoder.encode(Refused(reason="another leads", managers=managers)))
         await channel.close()
@@ -455,6 +463,24 @@ async def test_managers_that_point_at_each_other_are_not_asked_in_a_tight_loop(r
     assert first.asked + second.asked - before < 200
     rig.manager("m2:2377")
     await asyncio.wait_for(rig.session.wait_connected(), SOON_S)
+
+
+async def test_one_that_carries_nothing_is_asked_with_pauses_and_the_leader_dialled_meanwhile(rig: Rig) -> None:
+    """It may be of a version that knows nothing of carrying, and points where the node cannot go."""
+    first, second = Pointing("m3:2377", rig.authorities), Pointing("m3:2377", rig.authorities)
+    rig.clock.longest_s = 0.2
+    rig.board.plug("m1:2377", first)  # type: ignore[arg-type]  # what is asked of it
+    rig.board.plug("m2:2377", second)  # type: ignore[arg-type]  # what is asked of it
+    await until(lambda: first.asked and second.asked)
+    before = first.asked + second.asked
+    await asyncio.sleep(1)
+    assert first.asked + second.asked - before < 100
+    assert (first.wishes + second.wishes).count("") == 1, "until it was known that the leader cannot be reached"
+    assert set(first.wishes + second.wishes) == {"", "m3:2377"}
+    rig.manager("m3:2377", epoch="e3")
+    await until(lambda: rig.session.manager_addr == "m3:2377")
+    assert not rig.session.is_carried
+    await rig.board.unplug("m3:2377")
 
 
 async def test_a_session_that_ends_because_another_leads_now_is_taken_up_there(rig: Rig) -> None:
