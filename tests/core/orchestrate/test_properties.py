@@ -1,5 +1,7 @@
 """What holds in every state, however it came about."""
 
+from collections import Counter
+
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests import factories
 from tests.core.orchestrate.world import EVERYWHERE, JOB_EVERYWHERE, World, a_job, a_spec, an_update
 
+from skep.core.liveness import LivenessSettings
 from skep.core.orchestrate.reconcile import reconcile
+from skep.core.orchestrate.starts import PARTITION_LEASE
 from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState, is_terminal
 from skep.model.node import Availability, NodeState
@@ -27,9 +31,13 @@ from skep.store.state import State
 
 NOW = 10_000 * SECOND
 NODES = ("n1", "n2", "n3")
+SILENT = -LivenessSettings().down_after
+"""A node counts its lease from when it heard of a manager last, which is so long before it is declared down."""
 moments = st.sampled_from([0, NOW - 400 * SECOND, NOW - 6 * SECOND, NOW - SECOND, NOW, NOW + SECOND])
 modes = st.sampled_from([a_spec(replicas=n).mode for n in (0, 1, 3)] + [EVERYWHERE, JOB_EVERYWHERE, a_job(3, 2)])
 images = st.sampled_from(["good", "next"])
+flawed_images = st.sampled_from(["good", "next", "unknown", "crash", "short", "stuck"])
+AT_MOST_ONE = {"skep.partition": "at-most-one"}
 policies = st.builds(
     RestartPolicy,
     condition=st.sampled_from(RestartCondition),
@@ -37,6 +45,7 @@ policies = st.builds(
     max_attempts=st.sampled_from([None, 2]),
     window=st.sampled_from([None, 10 * SECOND]),
 )
+single_modes = st.sampled_from([a_spec(replicas=n).mode for n in (1, 3)] + [EVERYWHERE])
 updates = st.builds(
     an_update,
     parallelism=st.integers(0, 2),
@@ -48,10 +57,12 @@ updates = st.builds(
 
 
 @st.composite
-def specs(draw: st.DrawFn, mode: ServiceMode | None = None) -> object:
-    labels = draw(st.sampled_from([{}, {}, {"skep.partition": "at-most-one"}]))
+def specs(
+    draw: st.DrawFn, mode: ServiceMode | None = None, labels: dict[str, str] | None = None, image: str = ""
+) -> object:
+    labels = draw(st.sampled_from([{}, {}, AT_MOST_ONE])) if labels is None else labels
     return a_spec(
-        image=draw(images),
+        image=image or draw(images),
         mode=mode or draw(modes),
         restart=draw(policies),
         constraints=draw(st.sampled_from([(), (), ("node.labels.a==b",)])),
@@ -260,3 +271,57 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+class SingleLife(Life):
+    """The life of a service that may run at most once: whatever happens, no slot ever has two that are to run.
+
+    Nodes that lost their managers stop such tasks by themselves before anybody else may start them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.killed_at: dict[str, int] = {}
+        self.world.watchers.append(self.check_single)
+
+    @initialize(mode=single_modes, image=flawed_images, data=st.data())
+    def create(self, mode: ServiceMode, image: str, data: st.DataObject) -> None:
+        self.world.create(data.draw(specs(mode, AT_MOST_ONE, image)))  # type: ignore[arg-type]  # The strategy is untyped.
+
+    @rule(image=flawed_images, replicas=st.integers(0, 4), data=st.data())
+    def update(self, image: str, replicas: int, data: st.DataObject) -> None:
+        if self.world.state.services.get("web") is not None:
+            old = self.world.service().spec.mode
+            mode = a_spec(replicas=replicas).mode if old.replicated is not None else old
+            self.world.update(data.draw(specs(mode, AT_MOST_ONE, image)))  # type: ignore[arg-type]  # As above.
+
+    @rule(id=st.sampled_from(NODES))
+    def kill(self, id: str) -> None:
+        if self.world.state.nodes.get(id) is not None and id not in self.world.dead:
+            self.killed_at[id] = self.world.now
+            self.world.kill(id)
+
+    @rule(id=st.sampled_from(NODES))
+    def revive(self, id: str) -> None:
+        if self.world.state.nodes.get(id) is None:
+            return
+        was_alone = self.world.now - self.killed_at.pop(id, self.world.now) >= SILENT + PARTITION_LEASE
+        self.world.revive(id)
+        for task in self.world.tasks() if was_alone else ():
+            if task.node_id == id and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING:
+                self.world.report(task, TaskState.FAILED)
+
+    def teardown(self) -> None:
+        if self.world.state.services.get("web") is not None and not self.world.service().removing:
+            self.world.update(a_spec(mode=self.world.service().spec.mode, labels=AT_MOST_ONE))
+        super().teardown()
+
+    def check_single(self, world: World) -> None:
+        wanted = [task for task in world.tasks() if task.desired_state == TaskState.RUNNING]
+        alive = [task for task in wanted if not is_terminal(task.status.state) and task.node_id not in world.dead]
+        per_slot = Counter(task.slot or task.node_id for task in alive)
+        assert max(per_slot.values(), default=0) <= 1, world.table()
+
+
+TestSingleLife = SingleLife.TestCase
+TestSingleLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
