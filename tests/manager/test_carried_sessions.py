@@ -21,7 +21,11 @@ from skep.model.identity import Identity
 from skep.model.lifecycle import TaskState
 from skep.model.node import NodeDescription, Role
 from skep.model.session import (
+    AttachmentStep,
+    AttachmentWanted,
     CarryOpen,
+    FileKind,
+    FileWanted,
     Heartbeat,
     Hello,
     LogRequest,
@@ -132,6 +136,15 @@ async def test_the_certificate_is_renewed_by_the_manager_that_carries() -> None:
         await until(lambda: identity.identity.serial != before, LONG_S)
         assert is_carried(council)
         assert council.workers["w1"].hellos == hellos, "the session stayed"
+
+
+async def test_what_a_task_needs_is_asked_for_over_it(council: Council) -> None:
+    wanted = FileWanted(task_id="t", kind=FileKind.SECRET, file_id="s")
+    place = AttachmentWanted(step=AttachmentStep.CHECK, network="front")
+    for question in (wanted, place):
+        answer = await asyncio.wait_for(council.workers["w1"].wants.ask(question), SOON_S)
+        assert answer.wanted == question
+        assert "not found" in answer.error
 
 
 async def test_a_node_that_is_removed_is_told_so_within_two_seconds(council: Council) -> None:

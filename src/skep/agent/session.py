@@ -73,8 +73,9 @@ class AgentSession:
         self._connected = asyncio.Event()
         self._is_answered = False
         self._elsewhere = ""
-        self._unreached = ""
+        self._unreached: tuple[str, bool] = ("", False)  # Whom the last visit did not reach; whether it was silent.
         self._cut_off = ""  # The leader that this node cannot reach itself, as far as it knows.
+        self._is_silent = False
         self._direct: tuple[str, Channel] | None = None
         self._keeper = CertificateKeeper(identity, self._to_ask, ports.control, ports.clock, ports.dice)
         self.manager_addr = ""
@@ -112,6 +113,8 @@ class AgentSession:
     async def _stay_connected(self) -> None:
         while True:
             self._is_answered = False
+            if not self._is_silent:  # Who refuses may be a daemon that restarts, and costs no time to ask again.
+                self._cut_off = ""
             for address in self._book.order(self._ports.dice, self._cut_off):
                 if await self._follow(address):
                     break  # It was good: begin with it again.
@@ -127,10 +130,11 @@ class AgentSession:
         """
         was_good, guide = False, ""
         for _ in range(MOST_HOPS):
-            self._elsewhere = self._unreached = ""
+            self._elsewhere, self._unreached = "", ("", False)
             was_good |= await self._visit(address)
-            if guide and address == self._unreached != self._cut_off:
-                self._cut_off, address, guide = address, guide, ""
+            if guide and address == self._unreached[0] != self._cut_off:
+                self._cut_off, self._is_silent = self._unreached
+                address, guide = guide, ""
             elif self._elsewhere in ("", address):
                 break
             else:
@@ -149,7 +153,8 @@ class AgentSession:
             log.info("no session with a manager", manager=address, reason=str(error))
             self._book.doubt(address)
             self._is_answered |= not (isinstance(error, Unreachable) and error.is_silent)
-            self._unreached = address if isinstance(error, Unreachable) else ""
+            if isinstance(error, Unreachable):
+                self._unreached = address, error.is_silent
             return False
         try:
             was_good = await self._attend(address, channel)
