@@ -73,6 +73,23 @@ class Watch:
         return self.state.cluster.brake
 
 
+def test_nodes_that_have_just_joined_are_not_silent_for_longer_than_they_are_there() -> None:
+    """As where many join at once: they are neither down nor do they engage the brake before they can say hello."""
+    watch = Watch("n1", "n2", own="n1")
+    watch.advance(30)
+    watch.silent = {"n3", "n4", "n5"}
+    put(watch.state, *(a_node(id, created_at=watch.now) for id in sorted(watch.silent)))
+    watch.advance(1.5)
+    assert watch.notes == []
+    watch.advance(5)
+    assert watch.down() == set()
+    assert watch.brake is not None  # By now they should have.
+    watch.silent = set()
+    watch.advance(1)
+    assert watch.standing("n3") == "ready"
+    assert watch.brake is None
+
+
 def test_silence_takes_a_node_out_of_balancing_then_down() -> None:
     watch = Watch("n1", "n2", "n3", own="n1")
     watch.advance(10)

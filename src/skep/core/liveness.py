@@ -194,7 +194,9 @@ class _Judgement:
         silence = self._silences.get(node.id)
         if silence is None:
             is_own = node.id == self.heartbeats.own_node_id
-            silence = self._silences[node.id] = 0 if is_own else self.heartbeats.silence(node.id, self.now)
+            age = max(self.now - node.created_at, 0)  # One that has only just joined was silent for no longer.
+            silence = 0 if is_own else min(self.heartbeats.silence(node.id, self.now), age)
+            self._silences[node.id] = silence
         return silence
 
     def _put(self, node: Node, *, is_down: bool) -> Change:
