@@ -193,11 +193,12 @@ async def test_a_leader_waits_for_its_outcome(proxy: BreakingProxy) -> None:
         granted = await gateway.ask("/v3/lease/grant", wire.LeaseGrant(600), wire.LeaseGranted, limit_s=30)
         key = b"/skep/waiting/o/leader"
         await gateway.ask("/v3/kv/put", wire.Put(key, b"m0", granted.ID), wire.Nothing, limit_s=30)
+        (leader,) = (await gateway.ask("/v3/kv/range", wire.Range(key), wire.RangeAnswer, limit_s=30)).kvs
     finally:
         await gateway.close()
     async with opened(Target([proxy.url], patience=patience), "waiting") as store:
         proxy.loses_answers = 1_000_000
-        writing = asyncio.ensure_future(store.commit([put("a")], lease=str(granted.ID)))
+        writing = asyncio.ensure_future(store.commit([put("a")], lease=str(leader.create_revision)))
         await asyncio.wait([writing], timeout=1.5)
         assert not writing.done()
         proxy.loses_answers = 0
