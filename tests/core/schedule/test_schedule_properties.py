@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from tests.factories import GIB, a_node, a_port, a_service, a_state, a_task, a_template, commit, dirty_of
 
 from skep.core import schedule
+from skep.core.plan import Dirty
 from skep.core.schedule.inventory import Inventory
 from skep.model.lifecycle import TaskState
 from skep.model.node import Availability
 from skep.model.service import DiscreteGenericResource, Endpoint, GenericResource, PublishMode
 from skep.store.changes import Change, Delete, Put
-from skep.store.state import State
+from skep.store.state import Draft, State
 
 GPU = [GenericResource(discrete_resource_spec=DiscreteGenericResource(kind="gpu", value=1))]
 PORT = [a_port(80, mode=PublishMode.HOST)]
@@ -48,15 +49,20 @@ nodes = st.builds(
     st.sampled_from(Availability),
 )
 ends = st.tuples(st.sampled_from(["stop", "fail", "delete"]), st.integers(0, 11))
-steps = st.lists(st.lists(st.one_of(tasks, tasks, ends, nodes), min_size=1, max_size=6), max_size=12)
+Item = Put | tuple[str, int]
+items = st.lists(st.one_of(tasks, tasks, ends, nodes), min_size=1, max_size=6)
+steps = st.lists(st.tuples(st.lists(items, max_size=3), items), max_size=12)
 
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_invariants(steps: list[list[Put | tuple[str, int]]]) -> None:
+def test_invariants(steps: list[tuple[list[list[Item]], list[Item]]]) -> None:
+    """Each step begins with plans that the store did not take: what they were about changed nothing."""
     state = a_state(*SERVICES)
     inventory = Inventory.of(state)
-    for now, step in enumerate(steps):
+    for now, (abandoned, step) in enumerate(steps):
+        for plan_of in abandoned:
+            _abandon(state, inventory, plan_of, now)
         before = {task.id: task.node_id for task in state.tasks.values() if task.node_id}
         batch = state.apply([change for item in step for change in _changes(state, item)], state.revision + 1)
         inventory.observe(batch)
@@ -68,7 +74,15 @@ def test_invariants(steps: list[list[Put | tuple[str, int]]]) -> None:
         assert figures(inventory) == figures(Inventory.of(state))
 
 
-def _changes(state: State, item: Put | tuple[str, int]) -> list[Change]:
+def _abandon(state: State, inventory: Inventory, step: list[Item], now: int) -> None:
+    draft, dirty = Draft(state), Dirty()
+    changes = [change for item in step for change in _changes(state, item)]
+    draft.lay(changes)
+    dirty.note_changes(changes)
+    schedule.reconcile(draft, dirty, inventory, now)
+
+
+def _changes(state: State, item: Item) -> list[Change]:
     """Only what can happen: a task is made once, ends once, and is deleted at any time."""
     if isinstance(item, Put):
         return [] if item.kind == "task" and item.id in state.tasks else [item]
