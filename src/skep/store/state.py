@@ -363,3 +363,10 @@ class Draft:
             found.extend(Put(value) for value in table.puts if value != table.base.get(value.id))
             found.extend(Delete(kind, old.id, old.version) for old in table.deleted.values())
         return tuple(found)
+
+
+def committed(view: View) -> View:
+    """What a view was before any draft was laid over it."""
+    while isinstance(view, Draft):
+        view = view.base
+    return view

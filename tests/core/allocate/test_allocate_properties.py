@@ -14,7 +14,7 @@ from skep.core.plan import Dirty
 from skep.model.lifecycle import TaskState
 from skep.model.service import EndpointSpec, Protocol, ResolutionMode
 from skep.store.changes import Change, Delete, Put
-from skep.store.state import State
+from skep.store.state import Draft, State, View
 
 NETWORKS = {
     "ingress": a_network("ingress", ingress=True, subnet="10.0.0.0/28"),
@@ -42,15 +42,18 @@ operations = st.one_of(
     st.tuples(st.just("drop-task"), st.integers(0, 20)),
 )
 interruptions = st.sampled_from(["wait", "restart", "abandon", ""])
-steps = st.lists(st.tuples(st.lists(operations, max_size=5), interruptions), max_size=15)
+Operations = list[tuple[object, ...]]
+drafts = st.lists(st.lists(operations, max_size=5), max_size=3)
+steps = st.lists(st.tuples(drafts, st.lists(operations, max_size=5), interruptions), max_size=15)
 
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_no_number_has_two_holders(steps: list[tuple[list[tuple[object, ...]], str]]) -> None:
+def test_no_number_has_two_holders(steps: list[tuple[list[Operations], Operations, str]]) -> None:
     state = a_state(a_cluster(default_address_pools=("10.0.0.0/22",)))
     ledger, now = allocate.Ledger.of(state), 0
-    for step, interruption in steps:
+    for drafted, step, interruption in steps:
+        _abandon(state, ledger, drafted, now)
         dirty = Dirty()
         for operation in step:
             batch = state.apply(_changes(state, *operation), state.revision + 1)
@@ -66,9 +69,23 @@ def test_no_number_has_two_holders(steps: list[tuple[list[tuple[object, ...]], s
         ledger.observe(placed)
         assert allocate.reconcile(state, dirty_of(placed), ledger, now).changes == ()
         check(state)
+        assert ledger._claims == allocate.Ledger.of(state)._claims
 
 
-def _changes(state: State, what: object, key: object, *rest: object) -> list[Change]:
+def _abandon(state: State, ledger: allocate.Ledger, decisions: list[Operations], now: int) -> None:
+    """A round of decisions, each on what the ones before it would change, that is not stored."""
+    draft, dirty = Draft(state), Dirty()
+    for operations in decisions:
+        for operation in operations:
+            changes = _changes(draft, *operation)
+            draft.lay(changes)
+            dirty.note_changes(changes)
+        plan = allocate.reconcile(draft, dirty, ledger, now)
+        draft.lay(plan.changes)
+        dirty.note_changes(plan.changes)
+
+
+def _changes(state: View, what: object, key: object, *rest: object) -> list[Change]:
     name, id = str(what), f"{str(what).rpartition('-')[2]}{key}"
     match name:
         case "network":
@@ -97,7 +114,7 @@ def _changes(state: State, what: object, key: object, *rest: object) -> list[Cha
             return _drop(state, name.rpartition("-")[2], id)
 
 
-def _drop(state: State, kind: str, id: str) -> list[Change]:
+def _drop(state: View, kind: str, id: str) -> list[Change]:
     return [Delete(kind, id, 0)] if id in state.table(kind) else []
 
 

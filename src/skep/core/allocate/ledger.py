@@ -21,7 +21,7 @@ from skep.model.node import Node
 from skep.model.service import Protocol, PublishMode, Service
 from skep.model.task import Task
 from skep.store.changes import Batch
-from skep.store.state import View
+from skep.store.state import View, committed
 
 FIRST_VNI = 4096
 LAST_VNI = (1 << 24) - 1
@@ -107,7 +107,7 @@ class Ledger:
         self.fresh: dict[Owner, None] = {}
         """What the next decision looks at whatever is dirty: from the first view, and from abandoned plans."""
         self._claims: dict[Owner, Claims] = {}
-        self._tentative: dict[Owner, Object] = {}
+        self._tentative: dict[Owner, Object | None] = {}
         self._released: set[Space] = set()
 
     @classmethod
@@ -137,13 +137,18 @@ class Ledger:
                 self._take_in(event.kind, event.id, event.new)
 
     def compare(self, view: View) -> None:
-        """Let go of what was given out in plans of which `view` knows nothing, and look at their objects again."""
-        tentative = sorted(self._tentative.items(), key=lambda item: item[0][0] != "network")
+        """Let go of what was given out in plans of which `view` knows nothing, and look at their objects again.
+
+        What a draft says of them instead holds for no longer than the draft does.
+        """
+        tentative, base = sorted(self._tentative.items(), key=lambda item: item[0][0] != "network"), committed(view)
         for (kind, id), proposed in tentative:
             value = _find(view, kind, id)
             if value is not proposed:
                 self._take_in(kind, id, value)
                 self.fresh[kind, id] = None
+                if value is not _find(base, kind, id):
+                    self._tentative[kind, id] = value
 
     def cool(self, now: Nanoseconds) -> None:
         """Let numbers released since the last call cool down from now on, whether or not anybody wants one."""
