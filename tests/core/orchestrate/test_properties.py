@@ -10,11 +10,12 @@ from tests import factories
 from tests.core.orchestrate.world import EVERYWHERE, JOB_EVERYWHERE, World, a_job, a_spec, an_update
 
 from skep.core.liveness import LivenessSettings
-from skep.core.orchestrate.reconcile import reconcile
+from skep.core.orchestrate.reconcile import Agenda, reconcile
 from skep.core.orchestrate.starts import PARTITION_LEASE
+from skep.core.plan import Dirty
 from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState, is_terminal
-from skep.model.node import Availability, NodeState
+from skep.model.node import Availability, NodeState, NodeStatus
 from skep.model.service import (
     FailureAction,
     RestartCondition,
@@ -26,8 +27,8 @@ from skep.model.service import (
     UpdateStatus,
 )
 from skep.model.task import RestartRecord, Task, TaskStatus
-from skep.store.changes import Delete
-from skep.store.state import State
+from skep.store.changes import Delete, Put
+from skep.store.state import Draft, State
 
 NOW = 10_000 * SECOND
 NODES = ("n1", "n2", "n3")
@@ -236,6 +237,20 @@ class Life(RuleBasedStateMachine):
         plan = reconcile(world.state, world.dirty, world.now, world.new_id)
         world.state.apply(plan.changes[:n], world.state.revision + 1)
         world.dirty = factories.all_dirty(world.state)
+        world.agenda = Agenda()
+
+    @rule(id=st.sampled_from(NODES), state=st.sampled_from(NodeState), n=st.integers(1, 3))
+    def fail_to_store(self, id: str, state: NodeState, n: int) -> None:
+        """A round is worked out from what is judged in it, more than once, and the store does not take it."""
+        world = self.world
+        node = world.state.nodes.get(id)
+        for _ in range(n if node is not None else 0):
+            draft, dirty = Draft(world.state), Dirty()
+            dirty.merge(world.dirty)
+            judged = Put(msgspec.structs.replace(node, status=NodeStatus(state=state, since=world.now)))
+            draft.lay([judged])
+            dirty.note_changes([judged])
+            reconcile(draft, dirty, world.now, world.new_id, world.agenda)
 
     @invariant()
     def observed_state_never_goes_back(self) -> None:

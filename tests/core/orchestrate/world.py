@@ -13,7 +13,7 @@ from tests import factories
 
 from skep.core import observe
 from skep.core.orchestrate import changed
-from skep.core.orchestrate.reconcile import reconcile
+from skep.core.orchestrate.reconcile import Agenda, reconcile
 from skep.core.plan import Dirty, Plan
 from skep.lib.durations import SECOND
 from skep.model.lifecycle import TaskState, is_terminal
@@ -88,6 +88,7 @@ class World:
     notes: list[str] = field(default_factory=list)
     watchers: list[Callable[["World"], None]] = field(default_factory=list)
     ids: Iterable[int] = field(default_factory=lambda: itertools.count(1))
+    agenda: Agenda = field(default_factory=Agenda)
 
     def __post_init__(self) -> None:
         self.state = factories.a_state(factories.a_cluster())
@@ -162,7 +163,7 @@ class World:
 
     def decide(self) -> Plan:
         """One decision, committed and checked to be at rest."""
-        plan = reconcile(self.state, self.dirty, self.now, self.new_id)
+        plan = reconcile(self.state, self.dirty, self.now, self.new_id, self.agenda)
         self.wake_at = plan.wake_at
         self.notes.extend(plan.notes)
         batch = factories.commit(self.state, plan)
