@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from tests.factories import GIB, a_cluster, a_node, a_service, a_state, a_task, a_template
+from tests.factories import GIB, a_cluster, a_node, a_service, a_state, a_task, a_template, commit, put
 
 from skep.core.orchestrate.rebalance import SETTLED_AFTER, Rebalancer, moves
 from skep.core.plan import Dirty
@@ -107,8 +107,12 @@ def test_a_settled_node_gets_tasks_few_at_a_time() -> None:
     early = rebalancer.reconcile(view, Dirty(), Inventory.of(view), NOW + SECOND)
     assert (early.changes, early.wake_at) == ((), NOW + SETTLED_AFTER)
     assert marked(view, NOW + SETTLED_AFTER, rebalancer) == ["t4"]
-    assert marked(view, NOW + SETTLED_AFTER + 1, rebalancer) == [], "nothing new"
-    assert marked(view, NOW + SETTLED_AFTER + 2, rebalancer, Dirty(services={"web"})) == ["t4"]
+    assert marked(view, NOW + SETTLED_AFTER + 1, rebalancer) == ["t4"], "the store did not take it"
+    commit(view, rebalancer.reconcile(view, Dirty(), Inventory.of(view), NOW + SETTLED_AFTER + 2))
+    assert marked(view, NOW + SETTLED_AFTER + 3, rebalancer) == []
+    put(view, *placed(web, "a", "a", "a", "a"))
+    assert marked(view, NOW + SETTLED_AFTER + 4, rebalancer) == [], "nothing new"
+    assert marked(view, NOW + SETTLED_AFTER + 5, rebalancer, Dirty(services={"web"})) == ["t4"]
 
 
 def test_without_the_policy_nothing_moves() -> None:

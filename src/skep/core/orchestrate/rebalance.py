@@ -71,7 +71,6 @@ class Rebalancer:
         moments = [node.status.since + SETTLED_AFTER for node in view.nodes.values() if is_sound(node)]
         is_news = any(self._looked_at < moment <= now for moment in moments) or dirty.is_cluster
         services = list(view.services.values()) if is_news else [view.services.get(id) for id in sorted(dirty.services)]
-        self._looked_at = now
         unsettled = {node.id for node in view.nodes.values() if node.status.since + SETTLED_AFTER > now}
         changes: list[Change] = []
         for service in services:
@@ -81,6 +80,8 @@ class Rebalancer:
             fresh = [move for move in found if not _was_tried(view, move.task)]
             limit = (service.spec.update_config or UpdateConfig()).parallelism or len(fresh)
             changes.extend(Put(msgspec.structs.replace(move.task, move=REASON)) for move in fresh[:limit])
+        if not changes:  # Otherwise the next round looks once more: perhaps the store does not take these.
+            self._looked_at = now
         return Plan(tuple(changes), earliest(moment for moment in moments if moment > now))
 
 
