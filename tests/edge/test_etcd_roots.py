@@ -46,6 +46,19 @@ def followed(rotating: Authority) -> Authority:
     return change.value.authority
 
 
+async def two_members(managers: Managers) -> tuple[EtcdMember, EtcdMember]:
+    """Both with a vote, on the first root."""
+    managers.describe("m0")
+    first = await managers.run("m0")
+    settings = managers.describe("m1", joins="m0")
+    membership = Membership(first.target)
+    added = await membership.add(settings.peer_url)
+    second = await managers.run("m1")
+    await membership.promote(added.id, limit_s=LIMIT_S)
+    await membership.close()
+    return first, second
+
+
 async def restart(member: EtcdMember) -> None:
     assert member.has_other_roots
     await member.restart()
@@ -61,14 +74,7 @@ async def test_members_find_each_other_while_one_root_follows_another(tmp_path: 
     rotating = changed(old, CAConfig(force_rotate=1), 0, SEAL, time.time_ns())
     new = followed(rotating)
     try:
-        managers.describe("m0")
-        first = await managers.run("m0")
-        settings = managers.describe("m1", joins="m0")
-        membership = Membership(first.target)
-        added = await membership.add(settings.peer_url)
-        second = await managers.run("m1")
-        await membership.promote(added.id, limit_s=LIMIT_S)
-        await membership.close()
+        first, second = await two_members(managers)
         assert not first.has_other_roots
 
         certify(managers, first, "m0", rotating)
@@ -91,14 +97,7 @@ async def test_a_member_that_missed_several_changes_of_the_root_still_knows_the_
     managers = Managers(tmp_path)
     authority = managers.authorities.authority.sealed(SEAL)
     try:
-        managers.describe("m0")
-        first = await managers.run("m0")
-        settings = managers.describe("m1", joins="m0")
-        membership = Membership(first.target)
-        added = await membership.add(settings.peer_url)
-        second = await managers.run("m1")
-        await membership.promote(added.id, limit_s=LIMIT_S)
-        await membership.close()
+        first, second = await two_members(managers)
         for n in range(1, MOST_BRIDGES + 1):
             authority = followed(changed(authority, CAConfig(force_rotate=n), n - 1, SEAL, time.time_ns()))
             certify(managers, first, "m0", authority)

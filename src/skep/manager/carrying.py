@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
+from skep.manager.race import first_of
 from skep.manager.sessions import HELLO_S
 from skep.model import session as protocol
 from skep.model.codec import MALFORMED
@@ -104,16 +105,3 @@ async def _downward(leader: Channel, node: Channel) -> None:
     """Raises: ChannelClosed: One of the two has gone."""
     while True:
         await node.send(await leader.receive())
-
-
-async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
-    """Run some works until the first ends, and drop the others; raises what that one raised."""
-    parts = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
-    for part in done:
-        part.result()

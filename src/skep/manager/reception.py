@@ -15,7 +15,8 @@ import structlog
 
 from skep.core.quorum import NO_LEADER
 from skep.core.roles import certified_role
-from skep.manager.carrying import carry_session, first_message, first_of, wish_of
+from skep.manager.carrying import carry_session, first_message, wish_of
+from skep.manager.race import first_of
 from skep.manager.relay import Relay, serve_relay
 from skep.manager.replica import Replica
 from skep.manager.sessions import Sessions, send_refusal

@@ -14,6 +14,7 @@ import structlog
 
 from skep.core import trust
 from skep.core.roles import certified_role
+from skep.manager.race import first_of
 from skep.manager.session import Session, SessionOver
 from skep.model import session as protocol
 from skep.model.assignment import Delta
@@ -324,18 +325,7 @@ class Sessions:
 
     async def _hold(self, session: Session) -> None:
         """Run the session's parts until the first of them ends; raises what that one raised."""
-        parts = [
-            asyncio.ensure_future(part)
-            for part in (session.write(), self._read(session), self._store_reports(session), self._cut(session))
-        ]
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
-        for part in done:
-            part.result()
+        await first_of(session.write(), self._read(session), self._store_reports(session), self._cut(session))
 
     async def _cut(self, session: Session) -> None:
         """End a session whose agent does not even take the farewell."""
