@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -187,9 +187,7 @@ class ApiServer:
         call = Call(self._backend, request, connection, path, params, version, route, headers)
         if route.access != authorize.EVERYONE:
             await self._catch_up()
-        if route.changes:
-            return await asyncio.shield(route.handler(call))
-        return await route.handler(call)
+        return await (_carry_out(route.handler(call)) if route.changes else route.handler(call))
 
     async def _catch_up(self) -> None:
         """See what was acknowledged at other managers, as if there were only one."""
@@ -259,3 +257,18 @@ async def _clear(path: Path) -> None:
         else:
             raise SocketTaken(f"another daemon listens on {path}; stop it or choose another path")
     path.unlink(missing_ok=True)
+
+
+async def _carry_out(change: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """Finish a change that has begun, whether or not its client stays to hear of it."""
+    work = asyncio.ensure_future(change)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(_note_unheard)
+        raise
+
+
+def _note_unheard(work: "asyncio.Future[web.StreamResponse]") -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.info("a change came to nothing after its client had gone", reason=str(error))
