@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 
 SECOND: Final = 1_000_000_000
 FIRST_PAUSE: Final = SECOND // 10
-LONGEST_PAUSE: Final = 4 * SECOND
-"""Longer would let a manager that was restarted declare nodes down before they are back."""
+LONGEST_PAUSE: Final = SECOND
+"""Once managers that were restarted answer, every node is back within so long and the time of its handshake."""
 SILENT_PAUSE: Final = SECOND // 5
 """The longest while no manager says anything at all: after a cut the node is back in balancing within 2 s."""
 MOST_HOPS: Final = 4
