@@ -7,7 +7,7 @@ from tests.factories import a_cluster, a_network, a_node, a_service, a_state, a_
 from skep.core import allocate
 from skep.model.errors import Conflict
 from skep.model.lifecycle import TaskState
-from skep.model.network import NetworkAttachmentConfig, NetworkSpec
+from skep.model.network import IPAMConfig, IPAMOptions, Network, NetworkAttachmentConfig, NetworkSpec
 from skep.model.service import (
     EndpointSpec,
     NetworkAttachmentSpec,
@@ -115,8 +115,12 @@ def test_usage_counts_every_member_once() -> None:
         pytest.param(6, ResolutionMode.DNSRR, True, id="dnsrr-too-many"),
     ],
 )
-def test_a_service_must_fit_its_networks(replicas: int, mode: ResolutionMode, is_refused: bool) -> None:
-    view = a_state(a_cluster(), a_network(**SMALL))
+@pytest.mark.parametrize("is_waiting", [False, True], ids=["has-its-subnet", "asks-for-it"])
+def test_a_service_must_fit_its_networks(
+    replicas: int, mode: ResolutionMode, is_refused: bool, is_waiting: bool
+) -> None:
+    waiting = NetworkSpec(name="net", ipam=IPAMOptions(config=[IPAMConfig(subnet="10.0.9.0/29")]))
+    view = a_state(a_cluster(), Network(id="net", spec=waiting) if is_waiting else a_network(**SMALL))
     spec = ServiceSpec(
         name="web",
         mode=ServiceMode(replicated=Replicated(replicas=replicas)),

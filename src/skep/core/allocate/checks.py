@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from skep.core.allocate import ipam
 from skep.lib.ranges import RangeSet
 from skep.model.errors import Conflict, InvalidSpec, SkepError
-from skep.model.network import IPAMConfig, Network, NetworkSpec
+from skep.model.network import Network, NetworkSpec
 from skep.model.service import EndpointSpec, PortConfig, Protocol, PublishMode, ResolutionMode, Service, ServiceSpec
 from skep.store.state import View
 
@@ -106,9 +106,9 @@ def check_network(view: View, spec: NetworkSpec) -> None:
         raise InvalidSpec(f'network driver "{spec.driver}" cannot span a swarm; use "overlay"')
     if spec.ingress and any(network.spec.ingress for network in view.networks.values()):
         raise Conflict("an ingress network is already present; remove it before you create another")
-    if not _entries(spec):
+    if not ipam.asked_subnets(spec):
         _check_pools(view)
-    for subnet, config in zip(ipam.read_ipam(spec), _entries(spec), strict=True):
+    for subnet, config in zip(ipam.read_ipam(spec), ipam.asked_subnets(spec), strict=True):
         for other in view.networks.values():
             if _addresses(other).overlap(subnet.first, subnet.last):
                 raise Conflict(
@@ -132,7 +132,7 @@ def _check_pools(view: View) -> None:
     for network in view.networks.values():
         for first, last in _addresses(network):
             taken.add(first, last)
-        n_waiting += not network.subnets and not _entries(network.spec)
+        n_waiting += not network.subnets and not ipam.asked_subnets(network.spec)
     pools, underlay = cluster.default_address_pools, list(_underlay(view))
     for _ in range(n_waiting + 1):
         free = ipam.next_subnet(pools, cluster.subnet_size, taken, underlay)
@@ -153,14 +153,10 @@ def _underlay(view: View) -> Iterator[int]:
             continue  # No address yet, or not IPv4: in no subnet's way.
 
 
-def _entries(spec: NetworkSpec) -> list[IPAMConfig]:
-    return [config for config in spec.ipam.config or [] if config != IPAMConfig()]
-
-
 def _addresses(network: Network) -> RangeSet:
     """What a network has, or will have when its wish is granted."""
     found = RangeSet()
-    for config in network.subnets or _entries(network.spec):
+    for config in network.subnets or ipam.asked_subnets(network.spec):
         try:
             subnet = ipam.read_subnet(config)
         except SkepError:

@@ -106,13 +106,18 @@ def _inside(what: str, text: str, block: IPv4Network) -> int:
     return int(address)
 
 
+def asked_subnets(spec: NetworkSpec) -> list[IPAMConfig]:
+    """The entries of a network's addressing that say anything; empty when it leaves the choice to the swarm."""
+    return [config for config in spec.ipam.config or [] if config != IPAMConfig()]
+
+
 def read_ipam(spec: NetworkSpec) -> list[Subnet]:
     """Read and check the subnets a network asks for; empty when it leaves the choice to the swarm.
 
     Raises:
         InvalidSpec, Unsupported: An entry is wrong, or two of them overlap.
     """
-    entries = [config for config in spec.ipam.config or [] if config != IPAMConfig()]
+    entries = asked_subnets(spec)
     for config in entries:
         if not config.subnet:
             raise InvalidSpec(

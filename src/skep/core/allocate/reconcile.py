@@ -151,7 +151,7 @@ class _Allocation:
                 other = self._overlapped(network.id, subnet)
                 raise Refusal(f"its subnet overlaps with network {other}", ("subnet", self._subnet_mark()))
         if asked:
-            configs = [config for config in network.spec.ipam.config or [] if config != IPAMConfig()]
+            configs = ipam.asked_subnets(network.spec)
             return [ipam.as_config(subnet, config) for subnet, config in zip(asked, configs, strict=True)]
         cluster = self.view.cluster
         pools = cluster.default_address_pools if cluster else ()

@@ -37,7 +37,8 @@ def usage_of(view: View, network: Network, *, is_to_come: bool = False) -> dict[
     """Count a network's addresses, by subnet; none while it has no subnet.
 
     Args:
-        is_to_come: Count as free what is about to be let go.
+        is_to_come: Count as free what is about to be let go, and count the subnets that a network asks for and
+            will have: they are given a moment after it was created.
     """
     held = {
         number
@@ -47,7 +48,7 @@ def usage_of(view: View, network: Network, *, is_to_come: bool = False) -> dict[
         if space == address_space(network.id)
     }
     found: dict[str, Usage] = {}
-    for config in network.subnets:
+    for config in network.subnets or (ipam.asked_subnets(network.spec) if is_to_come else []):
         try:
             subnet = ipam.read_subnet(config)
         except SkepError:
@@ -84,9 +85,10 @@ def check_room(view: View, spec: ServiceSpec) -> None:
     """
     for wanted in wanted_networks(spec.task_template, Service(id="", spec=spec)):
         network = view.networks.get(wanted.target)
-        if network is None or not network.vni:
+        usages = list(usage_of(view, network, is_to_come=True).values()) if network else []
+        if network is None or not usages:
             continue  # Its addresses are not known yet.
-        needed, usages = _needed(spec), usage_of(view, network, is_to_come=True).values()
+        needed = _needed(spec)
         free, size = sum(usage.available for usage in usages), sum(usage.size for usage in usages)
         if needed > free:
             raise Conflict(
