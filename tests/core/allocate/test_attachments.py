@@ -7,7 +7,7 @@ from tests.factories import a_cluster, a_network, a_node, a_service, a_state, a_
 from skep.core import allocate
 from skep.model.errors import Conflict
 from skep.model.lifecycle import TaskState
-from skep.model.network import IPAMConfig, IPAMOptions, Network, NetworkAttachmentConfig, NetworkSpec
+from skep.model.network import IPAM, IPAMConfig, Network, NetworkAttachmentConfig, NetworkSpec
 from skep.model.service import (
     EndpointSpec,
     NetworkAttachmentSpec,
@@ -119,7 +119,7 @@ def test_usage_counts_every_member_once() -> None:
 def test_a_service_must_fit_its_networks(
     replicas: int, mode: ResolutionMode, is_refused: bool, is_waiting: bool
 ) -> None:
-    waiting = NetworkSpec(name="net", ipam=IPAMOptions(config=[IPAMConfig(subnet="10.0.9.0/29")]))
+    waiting = NetworkSpec(name="net", ipam=IPAM(config=[IPAMConfig(subnet="10.0.9.0/29")]))
     view = a_state(a_cluster(), Network(id="net", spec=waiting) if is_waiting else a_network(**SMALL))
     spec = ServiceSpec(
         name="web",
