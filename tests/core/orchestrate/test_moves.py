@@ -17,7 +17,7 @@ from skep.model.service import (
     RestartPolicy,
     UpdateOrder,
 )
-from skep.model.task import TaskStatus
+from skep.model.task import RestartRecord, TaskStatus
 from skep.store.changes import Delete
 
 AT_MOST_ONE = {"skep.partition": "at-most-one"}
@@ -209,6 +209,22 @@ def test_a_replacement_that_keeps_failing_does_not_hold_up_a_drain(world: World)
                 world.put(msgspec.structs.replace(task, node_id="n2", status=TaskStatus(state=TaskState.FAILED)))
     world.decide()
     assert world.task(old.id).desired_state == TaskState.SHUTDOWN
+
+
+@pytest.mark.parametrize("cause", ["drain", "move"])
+def test_failures_before_a_task_ran_do_not_count_against_its_replacement(world: World, cause: str) -> None:
+    """Simulated, seed 102546: a move was given up as hopeless in the same round, marked again in the next, for ever."""
+    world.create(a_spec(replicas=1, restart=RestartPolicy(delay=SECOND)))
+    world.settle()
+    (old,) = world.running()
+    move = "rebalance" if cause == "move" else ""
+    world.put(msgspec.structs.replace(old, restart=RestartRecord(attempts=3, streak=3), move=move))
+    world.set_node(old.node_id, availability=Availability.DRAIN if cause == "drain" else Availability.PAUSE)
+    world.decide()
+    assert world.task(old.id).desired_state == TaskState.RUNNING, "it serves until another does"
+    assert len(world.live()) == 2
+    world.settle()
+    assert [task.id for task in world.running()] != [old.id]
 
 
 def test_drain_of_a_task_that_does_not_run_yet_just_replaces_it(world: World) -> None:

@@ -12,7 +12,7 @@ from skep.model.base import Object
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.lifecycle import TaskState
 from skep.model.node import Availability, Node
-from skep.model.service import Service, TaskSpec, UpdateConfig, UpdateStatus
+from skep.model.service import RestartCondition, RestartPolicy, Service, TaskSpec, UpdateConfig, UpdateStatus
 from skep.model.task import Task
 from skep.store.changes import Put
 from skep.store.state import State
@@ -69,6 +69,12 @@ def test_nodes_that_take_no_tasks_get_none() -> None:
     web = a_service()
     paused = a_node("b", availability=Availability.PAUSE)
     assert found(web, a_node("a"), paused, *placed(web, "a", "a", "a")) == []
+
+
+def test_a_task_that_would_not_be_replaced_stays_where_it_is() -> None:
+    never = RestartPolicy(condition=RestartCondition.NONE)
+    web = a_service(template=msgspec.structs.replace(a_template(), restart_policy=never))
+    assert found(web, a_node("a"), a_node("b"), *placed(web, "a", "a", "a")) == []
 
 
 def test_a_service_that_is_on_the_move_is_left_alone() -> None:

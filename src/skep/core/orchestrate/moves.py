@@ -11,7 +11,7 @@ from skep.core.orchestrate import modes, restart, starts
 from skep.core.orchestrate.roster import Roster, SlotKey, Start
 from skep.model.lifecycle import TaskState
 from skep.model.service import RestartCondition
-from skep.model.task import Task
+from skep.model.task import RestartRecord, Task
 
 PARTITION_LEASE = starts.PARTITION_LEASE
 HOPELESS_STREAK = 3
@@ -71,7 +71,8 @@ def _wait_for_heir(roster: Roster, task: Task, heir: Task) -> None:
         roster.stop(task)
         return
     reason = "" if roster.is_dirty(task) else roster.misplacement(task)
-    is_hopeless = heir.restart.streak >= HOPELESS_STREAK or roster.now >= starts.patience_ends(roster, heir)
+    n_failures = heir.restart.streak - _inherited(roster, task).streak
+    is_hopeless = n_failures >= HOPELESS_STREAK or roster.now >= starts.patience_ends(roster, heir)
     if not reason or not is_hopeless:
         return
     if reason == task.move:
@@ -169,6 +170,10 @@ def handover(roster: Roster, task: Task, *, must_wait: bool = False) -> Start:
     if roster.is_lost(task) and modes.is_at_most_one(roster.service):
         not_before = max(not_before, starts.lease_end(roster, task))
     is_held = must_wait or not_before > roster.now
-    record = task.restart if task.spec_version == roster.service.spec_version else type(task.restart)()
     desired = TaskState.READY if is_held else roster.goal
-    return Start(desired, not_before=not_before, rollout=task.rollout, restart=record)
+    return Start(desired, not_before=not_before, rollout=task.rollout, restart=_inherited(roster, task))
+
+
+def _inherited(roster: Roster, task: Task) -> RestartRecord:
+    """The slot's history that a task's successor begins with; a new spec version begins another."""
+    return task.restart if task.spec_version == roster.service.spec_version else RestartRecord()

@@ -26,7 +26,7 @@ from skep.lib.durations import SECOND
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
 from skep.model.lifecycle import TaskState
-from skep.model.service import Service, UpdateConfig
+from skep.model.service import RestartCondition, Service, UpdateConfig
 from skep.model.task import Task
 from skep.store.changes import Change, Put
 from skep.store.state import View
@@ -100,6 +100,8 @@ def moves(view: View, service: Service, inventory: Inventory) -> list[Move]:
     tasks = [task for task in view.tasks.where("service", service.id) if task.desired_state <= TaskState.COMPLETE]
     if modes.mode_of(service.spec) is not Mode.REPLICATED or _is_restless(service, tasks):
         return []
+    if modes.restart_policy(service.spec.task_template).condition == RestartCondition.NONE:
+        return []  # A task of it that leaves its node is not replaced.
     found: list[Move] = []
     away: list[tuple[Task, Site, Task, Site]] = []
     try:
