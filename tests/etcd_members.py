@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tests.identities import Authorities
-from tests.segment import Machine
 
 from skep.edge.etcd.gateway import Patience, Target
 from skep.edge.etcd.revocations import revocation_list
@@ -42,6 +42,17 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
+class Place(Protocol):
+    """Where a member can run. Attributes: address: of its own, which others reach."""
+
+    @property
+    def address(self) -> str: ...
+
+    def command(self, words: Sequence[str]) -> Sequence[str]:
+        """What runs a program there."""
+        ...
+
+
 class Members:
     """A cluster of etcd members with the flags a manager gives them; `n` 0 to 2 name them."""
 
@@ -53,7 +64,7 @@ class Members:
         is_plain: bool = False,
         timing: Timing | None = None,
         flags: Sequence[str] = (),
-        machines: Sequence[Machine] = (),
+        machines: Sequence[Place] = (),
     ) -> None:
         """Prepare.
 
@@ -182,7 +193,7 @@ def running(
     is_plain: bool = False,
     timing: Timing | None = None,
     flags: Sequence[str] = (),
-    machines: Sequence[Machine] = (),
+    machines: Sequence[Place] = (),
 ) -> Iterator[Members]:
     """A cluster that is up; gone at the end. Arguments: of `Members`."""
     members = Members(directory, n_members, is_plain=is_plain, timing=timing, flags=flags, machines=machines)

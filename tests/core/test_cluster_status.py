@@ -11,7 +11,7 @@ from skep.core.cluster_status import ClusterStatus, Papers
 from skep.lib.durations import DAY
 from skep.model.council import Progress
 from skep.model.node import ManagerStatus, Node, NodeSpec, NodeState, NodeStatus, Role
-from skep.model.store_status import StoreMember, StoreStatus
+from skep.model.store_status import EXTERNAL, StoreEndpoint, StoreMember, StoreStatus
 
 NOW = 1_000 * DAY
 SOUND = Papers(ends_at=NOW + 60 * DAY, renew_by=NOW + 40 * DAY, root_ends_at=NOW + 5_000 * DAY)
@@ -148,3 +148,37 @@ def test_another_manager_that_is_far_behind_is_a_risk_and_one_that_did_not_say_i
     found = judged(etcd(*members), THREE)
     assert [row.lag for row in found.managers] == [0, None, 5_000]
     assert found.risks == ["m3 is 5000 changes behind: see that its disk and network are fast enough"]
+
+
+# --- an external etcd ------------------------------------------------------------------
+
+
+def external(*failures: str, **fields: object) -> StoreStatus:
+    endpoints = [StoreEndpoint(url=f"https://e{n}:2379", failure=failure) for n, failure in enumerate(failures)]
+    members = [StoreMember(node_id=id) for id in ("m1", "m2", "m3")]
+    return msgspec.structs.replace(StoreStatus(kind=EXTERNAL, endpoints=endpoints, members=members), **fields)
+
+
+def test_with_an_external_etcd_managers_have_no_votes() -> None:
+    gone = [msgspec.structs.replace(node, status=NodeStatus(state=NodeState.DOWN)) for node in THREE[1:]]
+    found = judged(external("", "it is silent"), [THREE[0], *gone])
+    assert [(row.role, row.is_reachable) for row in found.managers] == [
+        ("follower", True),
+        ("leader", False),
+        ("follower", False),
+    ]
+    assert found.has_quorum
+    assert found.quorum == "the external etcd answers at 1 of 2 endpoints; any one manager suffices"
+    assert [risk.partition(":")[0] for risk in found.risks] == [
+        "nothing is decided while the one manager that is reachable is away",
+        "m2 cannot be reached",
+        "m3 cannot be reached",
+        "the external etcd does not answer at https",
+    ]
+    assert judged(external("", ""), THREE).risks == []
+
+
+def test_without_the_external_etcd_nothing_can_be_changed() -> None:
+    found = judged(external("away", failure="none of its endpoints answers"), THREE)
+    assert not found.has_quorum
+    assert found.quorum.startswith("no quorum: none of its endpoints answers; nothing can be changed")

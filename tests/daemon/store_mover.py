@@ -9,16 +9,19 @@ import json
 import os
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.factories import a_node
 
 from skep.daemon import membership as memberships
 from skep.daemon import stores
+from skep.daemon.config import external_etcd
 from skep.daemon.store_switch import StoreSwitch
 from skep.daemon.stores import StorePlaces
 from skep.edge import keyfile
 from skep.edge.clock import SystemClock
+from skep.edge.etcd.settings import CERTIFICATE, KEY, ROOT
 from skep.manager.replica import Replica
 from skep.model.errors import OutOfDate
 from skep.model.identity import Credentials
@@ -28,8 +31,11 @@ KILLED = 9
 ATTEMPTS = 5
 
 
-def places_of(directory: Path, client_port: int) -> StorePlaces:
-    return StorePlaces(directory / "swarm", directory / "run" / "etcd", client_port=client_port)
+def places_of(directory: Path, client_port: int, endpoints: Sequence[str] = ()) -> StorePlaces:
+    """Args: endpoints: of an external etcd, whose certificates lie in the directory."""
+    files = [directory / name for name in (ROOT, CERTIFICATE, KEY)]
+    external = external_etcd(endpoints, *files) if endpoints else None
+    return StorePlaces(directory / "swarm", directory / "run" / "etcd", client_port=client_port, external=external)
 
 
 def credentials_of(directory: Path) -> Credentials:
@@ -38,9 +44,9 @@ def credentials_of(directory: Path) -> Credentials:
     return held
 
 
-async def move(directory: Path, client_port: int, peer_url: str, kill_at: str) -> None:
+async def move(places: StorePlaces, peer_url: str, kill_at: str) -> None:
     """Move to the other kind of store than the state is in, and end at a step."""
-    places = places_of(directory, client_port)
+    directory = places.swarm_dir.parent
     held = credentials_of(directory)
     member = memberships.load(places.swarm_dir)
     assert member is not None
@@ -51,14 +57,17 @@ async def move(directory: Path, client_port: int, peer_url: str, kill_at: str) -
             os._exit(KILLED)
 
     switch = StoreSwitch(places, lambda: held, random.random, reached)
-    if member.etcd is not None:
+    if member.etcd is not None or member.is_external:
         await switch.to_sqlite(member)
         return
     opened = await stores.open_store(places, member, lambda: held, random.random)
     replica = Replica(opened.store, SystemClock())
     await replica.open()
     writing = asyncio.ensure_future(_write(replica))
-    _, opened = await switch.to_etcd(member, opened, replica, peer_url)
+    if places.external is None:
+        _, opened = await switch.to_etcd(member, opened, replica, peer_url)
+    else:
+        _, opened = await switch.to_external(member, opened, replica)
     await _write_one(replica, f"{os.getpid()}-last")
     writing.cancel()
     await replica.close()
@@ -87,4 +96,5 @@ async def _write_one(replica: Replica, id: str) -> None:
 
 if __name__ == "__main__":
     settings = json.loads(sys.stdin.readline())
-    asyncio.run(move(Path(settings["directory"]), settings["client_port"], settings["peer_url"], settings["kill_at"]))
+    where = places_of(Path(settings["directory"]), settings["client_port"], settings["endpoints"])
+    asyncio.run(move(where, settings["peer_url"], settings["kill_at"]))

@@ -14,7 +14,7 @@ from tests.identities import CLUSTER_ID
 from skep.core.quorum import Voter
 from skep.daemon.council import UNUSED_S, Council
 from skep.daemon.membership import Membership
-from skep.daemon.stores import OpenStore, StorePlaces
+from skep.daemon.stores import OpenStore
 from skep.edge.clock import SystemClock, SystemDice
 from skep.edge.etcd.gateway import Patience
 from skep.edge.etcd.members import Membership as Members
@@ -58,8 +58,7 @@ class Circle:
         self.home = home
         self.replica = replica
         self.moment = 0.0
-        places = StorePlaces(Path("/nowhere"), Path("/nowhere"))
-        self.council = Council(home, places, Writes(replica, SystemClock(), SystemDice()), KEY, lambda: self.moment)
+        self.council = Council(home, Writes(replica, SystemClock(), SystemDice()), KEY, lambda: self.moment)
         replica.observers.append(self.council.observe)
 
     async def put(self, *nodes: Node) -> None:

@@ -76,7 +76,7 @@ class Managers:
             closing.push_async_callback(home.members.close)
             self.homes.append(home)
             writes = Writes(self.replica, CLOCK, SystemDice())
-            council = Council(home, PLACES, writes, KEY, time.monotonic)
+            council = Council(home, writes, KEY, time.monotonic)
             admission = Admission.over(
                 lambda: self.replica.view, lambda: self.etcd.authorities.authority, NodeRegistry(writes), CLOCK
             )

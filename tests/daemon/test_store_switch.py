@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,12 @@ KILLS = 10
 class Machine:
     """A manager's machine, with a state to move."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, endpoints: Sequence[str] = ()) -> None:
+        """Args: endpoints: of an external etcd, to which to move instead; see `places_of`."""
         self.directory = directory
+        self.endpoints = list(endpoints)
         self.peer, self.client = free_ports(2)
-        self.places = places_of(directory, self.client)
+        self.places = places_of(directory, self.client, endpoints)
         self.places.swarm_dir.mkdir()
         held = Authorities().make("m0", Role.MANAGER, address="127.0.0.1")
         keyfile.save_credentials(self.places.swarm_dir, held)
@@ -73,6 +75,7 @@ class Machine:
         settings = {
             "directory": str(self.directory),
             "client_port": self.client,
+            "endpoints": self.endpoints,
             "peer_url": self.peer_url,
             "kill_at": kill_at,
         }

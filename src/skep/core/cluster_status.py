@@ -4,7 +4,7 @@ Pure. Every risk is one sentence with what to do about it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from skep.core import identity as certificates
@@ -14,10 +14,10 @@ from skep.lib.durations import DAY
 from skep.model.base import Nanoseconds
 from skep.model.council import Progress
 from skep.model.node import Node, NodeState, Role
-from skep.model.store_status import StoreMember, StoreStatus
+from skep.model.store_status import EXTERNAL, StoreMember, StoreStatus
 from skep.store.state import View
 
-LEADER, VOTER, LEARNER, ABSENT = "leader", "voter", "learner", "absent"
+LEADER, VOTER, FOLLOWER, LEARNER, ABSENT = "leader", "voter", "follower", "learner", "absent"
 FAR_BEHIND: Final = 1_000
 FULL: Final = 0.8
 LEAST_FREE: Final = 512 * 1024**2
@@ -30,7 +30,8 @@ class ManagerRow:
     """One manager.
 
     Attributes:
-        role: leader, voter, learner (no vote yet), or absent: asked to be a manager and not among them yet.
+        role: leader, voter, follower (with an external etcd, where managers have no votes), learner (no vote yet), or
+            absent: asked to be a manager and not among them yet.
         lag: See `StoreMember`.
     """
 
@@ -93,18 +94,20 @@ def judge(view: View, store: StoreStatus, papers: Papers, own_node_id: str, now:
         own_node_id: Of the manager that is asked.
     """
     rows = _managers(view, store, own_node_id)
+    is_external = store.kind == EXTERNAL
     voters = [Voter(row.node_id, row.is_reachable) for row in rows if row.role in (LEADER, VOTER)]
     backed_up_at = view.cluster.backed_up_at if view.cluster is not None else 0
     risks = [
-        *_manager_risks(rows, voters),
+        *(_sharing_risks(rows) if is_external else _voting_risks(voters)),
+        *_manager_risks(rows),
         *_store_risks(store),
         *_paper_risks(papers, now),
         *_backup_risks(backed_up_at, now),
     ]
     return ClusterStatus(
         managers=rows,
-        quorum=quorum.verdict(voters),
-        has_quorum=quorum.spare(voters) >= 0 and not store.failure,
+        quorum=_outside_verdict(store) if is_external else quorum.verdict(voters),
+        has_quorum=(is_external or quorum.spare(voters) >= 0) and not store.failure,
         risks=risks,
         store=store,
         revision=view.revision,
@@ -118,6 +121,8 @@ def _managers(view: View, store: StoreStatus, own_node_id: str) -> list[ManagerR
     members = {member.node_id: member for member in store.members} or {own_node_id: StoreMember(node_id=own_node_id)}
     asked = [node.id for node in view.nodes.values() if node.spec.role is Role.MANAGER and node.id not in members]
     rows = [_row(view.nodes.get(id), id, members.get(id), own_node_id) for id in [*members, *asked]]
+    if store.kind == EXTERNAL:
+        rows = [replace(row, role=FOLLOWER) if row.role == VOTER else row for row in rows]
     return sorted(rows, key=lambda row: (not row.is_self, row.hostname, row.node_id))
 
 
@@ -146,12 +151,28 @@ def _is_silent(node: Node | None) -> bool:
     return is_unreachable or node.status.state is NodeState.DOWN
 
 
-def _manager_risks(rows: Sequence[ManagerRow], voters: Sequence[Voter]) -> Iterator[str]:
+def _outside_verdict(store: StoreStatus) -> str:
+    """One sentence for an operator, where the managers' own number matters for nothing but their being there."""
+    if store.failure:
+        return f"no quorum: {store.failure}; nothing can be changed until the external etcd serves again"
+    n_answering = sum(not endpoint.failure for endpoint in store.endpoints)
+    return f"the external etcd answers at {n_answering} of {len(store.endpoints)} endpoints; any one manager suffices"
+
+
+def _voting_risks(voters: Sequence[Voter]) -> Iterator[str]:
     left = quorum.spare(voters)
     if left < 0:
         yield "changes are refused now: start the managers that are missing, or run `skep cluster recover` on one"
     elif left == 0 and len(voters) > 1:
         yield "the loss of any one manager that is reachable stops every change: mend or replace what is missing first"
+
+
+def _sharing_risks(rows: Sequence[ManagerRow]) -> Iterator[str]:
+    if sum(row.is_reachable for row in rows if row.role in (LEADER, FOLLOWER)) == 1:
+        yield "nothing is decided while the one manager that is reachable is away: add another"
+
+
+def _manager_risks(rows: Sequence[ManagerRow]) -> Iterator[str]:
     for row in rows:
         name = row.hostname or row.node_id or "a manager that has not started yet"
         if row.role == ABSENT:
@@ -167,6 +188,9 @@ def _manager_risks(rows: Sequence[ManagerRow], voters: Sequence[Voter]) -> Itera
 def _store_risks(store: StoreStatus) -> Iterator[str]:
     if store.failure:
         yield f"the store does not say how it fares: {store.failure}"
+    for endpoint in store.endpoints:
+        if endpoint.failure:
+            yield f"the external etcd does not answer at {endpoint.url}: {endpoint.failure}"
     for alarm in store.alarms:
         yield f"the store has raised an alarm ({alarm}): changes are refused until its cause is gone and it is disarmed"
     if store.limit_bytes and store.size_bytes > FULL * store.limit_bytes:

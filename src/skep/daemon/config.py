@@ -4,6 +4,7 @@ Pure but for looking at the machine's own files.
 """
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,23 @@ DEFAULT_DATA_DIR = Path("/var/lib/skep")
 DEFAULT_RUN_DIR = Path("/run/skep")
 CONTROL_PORT = 2377
 API_PORT = 2376
+ETCD_PORT = 2379
 MAX_DATA_PATH_PORT, MIN_DATA_PATH_PORT = 49151, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalEtcd:
+    """An etcd that is not the managers' own, as an operator names it.
+
+    Attributes:
+        endpoints: `https://HOST:PORT`, tried in this order.
+        root, certificate, key: Files in PEM: whom to trust, and what this manager shows. May be renewed at any time.
+    """
+
+    endpoints: tuple[str, ...]
+    root: Path
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +44,7 @@ class DaemonConfig:
     api_listen: `tcp://address:port` for the API with mutual TLS; empty for none.
     insecure_registries: see `edge.registries.Registries`.
     min_certificate_life: the shortest that users may give nodes' certificates.
+    external_etcd: where this manager is to keep the state; None for a file, and etcd of the managers' own.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -40,6 +58,7 @@ class DaemonConfig:
     api_listen: str = ""
     insecure_registries: tuple[str, ...] = ()
     min_certificate_life: Nanoseconds = HOUR
+    external_etcd: ExternalEtcd | None = None
 
     @property
     def swarm_dir(self) -> Path:
@@ -79,6 +98,35 @@ def api_address(text: str) -> tuple[str, int]:
             f'"{text}" must name an IP address of this machine, or 0.0.0.0; write tcp://0.0.0.0:{API_PORT}'
         )
     return host, port
+
+
+def external_etcd(
+    endpoints: Sequence[str], root: Path | None, certificate: Path | None, key: Path | None
+) -> ExternalEtcd | None:
+    """Read where an etcd is that is not the managers' own; None if none is named.
+
+    Raises:
+        InvalidSpec: Something is missing, or an endpoint is none. etcd holds what commands every node: only with TLS.
+    """
+    if not endpoints:
+        if root or certificate or key:
+            raise InvalidSpec(
+                "certificates for an external etcd need its endpoints beside them: --etcd https://HOST:2379"
+            )
+        return None
+    if root is None or certificate is None or key is None:
+        raise InvalidSpec("an external etcd needs mutual TLS: give --etcd-ca, --etcd-cert and --etcd-key, files in PEM")
+    found = tuple(_endpoint(text.strip()) for each in endpoints for text in each.split(","))
+    return ExternalEtcd(found, root.absolute(), certificate.absolute(), key.absolute())
+
+
+def _endpoint(text: str) -> str:
+    """Raises: InvalidSpec."""
+    scheme, _, rest = text.partition("://")
+    host, port = split_address(rest.rstrip("/"), ETCD_PORT)
+    if scheme != "https" or not host:
+        raise InvalidSpec(f'"{text}" is no endpoint of an external etcd; write https://HOST:{ETCD_PORT}')
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def check_registry(text: str) -> None:

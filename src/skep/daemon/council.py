@@ -16,7 +16,7 @@ import structlog
 from skep.core import quorum
 from skep.core.quorum import Voter
 from skep.daemon.membership import Membership
-from skep.daemon.stores import OpenStore, StorePlaces
+from skep.daemon.stores import OpenStore
 from skep.edge.etcd.members import Member
 from skep.edge.etcd.members import Membership as Members
 from skep.manager.control.writes import Writes
@@ -62,7 +62,6 @@ class Council:
     """Of one manager. Implements `manager.gate.CouncilService`."""
 
     home: Home
-    places: StorePlaces
     writes: Writes
     data_key: bytes
     seconds: Callable[[], float]
@@ -89,9 +88,13 @@ class Council:
         self._check_wanted(node_id)
         async with self._changing:
             await self.home.widen()
-            members = self._members()
             status = ManagerStatus(addr=request.control_addr)  # The other managers let it in by that, too.
             await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, node_id, status)])
+            base = self.home.member.base
+            if self.home.opened.mark is not None:
+                log.info("a manager is let in", node=node_id)
+                return Entry(initial={}, base=base, data_key=self.data_key, is_new=False, is_external=True)
+            members = self._members()
             try:
                 added = await self._add(members, node_id, request)
                 found = await members.members()
@@ -101,7 +104,7 @@ class Council:
         return Entry(
             initial={member.name or node_id: member.peer_url for member in found if member.name}
             | {node_id: request.peer_url},
-            base=self.home.member.base,
+            base=base,
             data_key=self.data_key,
             is_new=not added.name,
         )
@@ -169,6 +172,9 @@ class Council:
             Unavailable: etcd does not say.
         """
         members = self.home.opened.members
+        if self.home.opened.mark is not None:
+            # Any one of them suffices, as etcd has a quorum of its own.
+            return [Voter(node.id) for node in self.writes.view.nodes.values() if node.manager_status is not None]
         if members is None:
             return [Voter(self.home.member.node_id)]
         try:
@@ -202,15 +208,9 @@ class Council:
         One that is itself to be none leaves that to another, which leads at once.
         """
         while True:
-            members = self.home.opened.members
-            if members is not None:
-                is_wanted = _is_wanted(self.writes.view, self.home.member.node_id)
-                await self.home.stand(is_wanted=is_wanted)
+            if self.home.opened.is_shared:
                 try:
-                    if not is_wanted:
-                        await members.hand_over()
-                    elif self.home.is_leading:
-                        await self._tidy(members)
+                    await self._tend(self.home.opened.members)
                 except (StoreUnavailable, SkepError) as error:
                     log.info("the managers are not as they should be yet", reason=str(error))
             self._changed.clear()
@@ -218,20 +218,35 @@ class Council:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
 
-    async def _tidy(self, members: Members) -> None:
+    async def _tend(self, members: Members | None) -> None:
+        """Do it once. Args: members: None with an external etcd. Raises: StoreUnavailable, SkepError."""
+        is_wanted = _is_wanted(self.writes.view, self.home.member.node_id)
+        await self.home.stand(is_wanted=is_wanted)
+        if not is_wanted and members is not None:
+            await members.hand_over()
+        elif is_wanted and self.home.is_leading:
+            await self._tidy(members)
+
+    async def _tidy(self, members: Members | None) -> None:
         """Raises: StoreUnavailable, SkepError."""
         view = self.writes.view
-        async with self._changing:
-            for member in await members.members():
-                if not member.name or _is_wanted(view, member.name):
-                    continue
-                if member.is_learner or quorum.can_remove(await self.voters(), member.name):
-                    await members.remove(member.id)
-                    log.info("a manager is taken out", node=member.name)
-        staying = {member.name for member in await members.members()}
+        staying: set[str] = set()
+        if members is not None:
+            async with self._changing:
+                await self._take_out(members, view)
+            staying = {member.name for member in await members.members()}
         demoted = [node.id for node in view.nodes.values() if _is_demoted(node) and node.id not in staying]
         if demoted:
             await self.writes.transact(lambda now: [Put(node) for node in _cleared(now, demoted)])
+
+    async def _take_out(self, members: Members, view: View) -> None:
+        """Remove the members of those who are to be no managers. Raises: StoreUnavailable, SkepError."""
+        for member in await members.members():
+            if not member.name or _is_wanted(view, member.name):
+                continue
+            if member.is_learner or quorum.can_remove(await self.voters(), member.name):
+                await members.remove(member.id)
+                log.info("a manager is taken out", node=member.name)
 
     def _members(self) -> Members:
         members = self.home.opened.members

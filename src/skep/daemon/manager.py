@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from skep.agent.identity import NodeIdentity
 from skep.core import cluster_status
@@ -32,6 +35,7 @@ from skep.edge.control import ControlListener
 from skep.edge.control_client import HttpControlPort, is_refused
 from skep.edge.etcd.settings import PEER_PORT
 from skep.edge.sqlite import SqliteStore
+from skep.lib.durations import SECOND
 from skep.lib.ids import new_id
 from skep.manager.ca import StandingAuthority
 from skep.manager.control.backup import Backups
@@ -52,13 +56,16 @@ from skep.manager.standing import Standing
 from skep.manager.vigil import Vigil
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
-from skep.model.errors import Unavailable
+from skep.model.errors import SkepError, Unavailable
 from skep.model.identity import Credentials, Operator
 from skep.model.node import Role
 from skep.ports.clock import Clock, Dice
 from skep.store.changes import Change
 
 CONTROL_PORT = 2377
+MOVE_AGAIN: Final = 5 * SECOND
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ class ManagerParts:
         self._supervisor = Supervisor()
         self._reigning = Supervisor()
         self._is_standing = False
+        self._widening = asyncio.Lock()
         self._opened: OpenStore | None = None
         self._replica: Replica | None = None
         self._reign: Reign | None = None
@@ -190,24 +198,29 @@ class ManagerParts:
             await self._reigning.close()
 
     async def widen(self) -> None:
-        """Move the state from SQLite to etcd, where other managers can keep it too; nothing if it is there.
+        """Move the state from SQLite to etcd, the external one if there is one; nothing if it is there.
 
         Raises:
-            Unavailable: It did not work; everything is as before.
+            Unavailable, Conflict, InvalidSpec: It did not work; everything is as before.
         """
-        opened, replica, reign = self.opened, self._replica, self._reign
-        if opened.is_shared or replica is None or reign is None or self._leader is None:
-            return
-        moving = asyncio.ensure_future(self._move(opened, replica))
-        await asyncio.shield(moving)  # Whoever asked for it may have gone away.
-        self._guard_peers(replica)
-        await reign.change(self.opened.candidate, self._leader.renew)
+        async with self._widening:
+            opened, replica, reign = self.opened, self._replica, self._reign
+            if opened.is_shared or replica is None or reign is None or self._leader is None:
+                return
+            moving = asyncio.ensure_future(self._move(opened, replica))
+            await asyncio.shield(moving)  # Whoever asked for it may have gone away.
+            self._guard_peers(replica)
+            await reign.change(self.opened.candidate, self._leader.renew)
 
     async def _move(self, opened: OpenStore, replica: Replica) -> None:
         switch = StoreSwitch(self._places, lambda: self._identity.credentials, self._means.dice.fraction)
         peer_url = peer_url_of(self.member, self._identity.credentials)
         try:
-            self.member, self._opened = await switch.to_etcd(self.member, opened, replica, peer_url)
+            self.member, self._opened = await (
+                switch.to_etcd(self.member, opened, replica, peer_url)
+                if self._places.external is None
+                else switch.to_external(self.member, opened, replica)
+            )
         except MoveUncertain as error:
             self._hooks.fatal(error)
             raise Unavailable(f"{error}; try again in a moment") from error
@@ -252,7 +265,7 @@ class ManagerParts:
                 open_engine=reception.open_engine,
                 is_stale=lambda: standing.is_stale,
                 voters=self.voters,
-                check_widening=self._places.check_program,
+                check_widening=self._places.check_sharing,
                 save_backup=Backups(replica, clock, self.member.node_id, secret).save,
                 cluster_status=self._cluster_status,
                 certify=lambda csr, name, lifetime: authority().issue_operator(
@@ -264,7 +277,7 @@ class ManagerParts:
             ),
         )
         self._control = control
-        council = Council(self, self._places, control.writes, secret, time.monotonic)
+        council = Council(self, control.writes, secret, time.monotonic)
         replica.observers.append(council.observe)
         self.council = council
         admission = Admission.over(lambda: replica.view, authority, control.registry, clock)
@@ -282,8 +295,21 @@ class ManagerParts:
             "etcd's trust", EtcdTrust(lambda: self.opened, lambda: replica.view, clock, reign.hold).run
         )
         self._supervisor.watch("state", replica.wait_ended, self._hooks.fatal)
-        if self.opened.is_shared:
-            self._guard_peers(replica)
+        self._guard_peers(replica)
+        if self._places.external is not None and not self.opened.is_shared:
+            self._supervisor.keep("move to the external etcd", self._move_out)
+
+    async def _move_out(self) -> None:
+        """Move the state to the etcd that was named; what hinders it is logged, and the swarm is served meanwhile."""
+        reason = ""
+        while not self.opened.is_shared:
+            try:
+                await self.widen()
+            except SkepError as error:
+                if str(error) != reason:
+                    log.warning("the swarm's state is not in the external etcd yet, trying again", reason=str(error))
+                reason = str(error)
+                await self._means.clock.sleep(MOVE_AGAIN)
 
     async def _open_replica(self) -> tuple[Replica, Cluster]:
         """Raises: StoreError, Unavailable."""
@@ -311,6 +337,9 @@ class ManagerParts:
         )
 
     def _guard_peers(self, replica: Replica) -> None:
+        """Let only managers reach this one's etcd member, once it has one."""
+        if self.opened.members is None:
+            return
         host = split_address(self.member.control_addr, CONTROL_PORT)[0]
         door = PeerDoor(lambda: replica.view, host, self.opened.members)
         replica.observers.append(door.observe)

@@ -39,7 +39,8 @@ class Membership(Record, frozen=True, kw_only=True):
         listen_addr: host:port that listener is bound to.
         underlay: Address other nodes send VXLAN to.
         managers: Where managers were last known to be.
-        etcd: A manager's own member, where the swarm's state is in etcd; None for SQLite.
+        etcd: A manager's own member, where the managers keep the swarm's state in etcd; None for SQLite.
+        is_external: The state is in an etcd that is not the managers' own, which the daemon is told of each time.
         base: What the store's revisions begin at, because another one held the state before; see `edge.rebase`.
         is_entering: A manager that the others have not let in yet: it holds no state.
         is_leaving: It was told to leave and has not finished stopping its tasks.
@@ -54,6 +55,7 @@ class Membership(Record, frozen=True, kw_only=True):
     data_path_port: int = 4789
     managers: list[ManagerAddress] = []
     etcd: EtcdPlace | None = None
+    is_external: bool = False
     base: int = 0
     is_entering: bool = False
     is_leaving: bool = False
@@ -77,7 +79,7 @@ def promoted(member: Membership, listen_addr: str) -> Membership:
 
 def demoted(member: Membership) -> Membership:
     """A manager's membership once its certificate is a worker's."""
-    return msgspec.structs.replace(member, role=Role.WORKER, etcd=None, base=0, is_entering=False)
+    return msgspec.structs.replace(member, role=Role.WORKER, etcd=None, is_external=False, base=0, is_entering=False)
 
 
 def membership_file(swarm_dir: Path) -> Path:

@@ -97,7 +97,7 @@ class Node:
         self._is_locked = False
         self._secret = b""
         self._under_way: set[asyncio.Task[None]] = set()
-        self._places = StorePlaces(config.swarm_dir, config.run_dir / "etcd")
+        self._places = StorePlaces(config.swarm_dir, config.run_dir / "etcd", external=config.external_etcd)
 
     # --- the daemon's life -----------------------------------------------------------
 
@@ -356,7 +356,7 @@ class Node:
         """
         async with self._changing:
             self._require_outside()
-            member, credentials = await join(request, has_etcd=self._places.has_program)
+            member, credentials = await join(request, has_etcd=self._places.can_share)
             try:
                 self._staging.mkdir(mode=0o700)
                 await self._settle(member, credentials)

@@ -25,7 +25,7 @@ from skep.model.council import Entry, EntryRequest
 from skep.model.errors import SkepError, Unavailable
 from skep.model.node import Role
 from skep.model.session import ManagerAddress
-from skep.ports.store import StoreError, StoreUnavailable
+from skep.ports.store import StoreError
 from skep.ports.transport import TransportError
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Seat:
         Raises:
             StoreError, ListenFailed, Unavailable: What is wrong with one that keeps a file.
         """
-        if member.etcd is None and not member.is_entering:
+        if member.etcd is None and not member.is_external and not member.is_entering:
             await self._open(member, secret)
         else:
             self._opening = asyncio.create_task(self._keep_opening(member, managers, secret), name="manager")
@@ -107,7 +107,7 @@ class Seat:
                 await self._open(member, secret)
             except (SkepError, StoreError, TransportError, KeyFileError, OSError) as error:
                 # Perhaps the others went on without this one, and took it out: they are asked, too.
-                is_in_doubt = isinstance(error, StoreError)
+                is_in_doubt = isinstance(error, StoreError) and not member.is_external
                 if str(error) != self.reason:
                     log.warning("this manager does not take part yet, trying again", reason=str(error))
                 self.reason = str(error)
@@ -140,9 +140,9 @@ class Entrance:
         Returns:
             What this node is once it has opened, `is_entering` still set, and the cluster's data key.
         Raises:
-            Unavailable, StoreUnavailable, TransportError: Not now; all of it may be done again.
+            Unavailable, InvalidSpec, StoreUnavailable, TransportError: Not now; all of it may be done again.
         """
-        self._places.check_program()
+        self._places.check_sharing()
         held = self._identity.credentials
         if self._identity.identity.role != Role.MANAGER:
             raise Unavailable("its certificate is not a manager's yet")
@@ -152,6 +152,9 @@ class Entrance:
             has_data=self._places.etcd_dir.exists(),
         )
         addr, entry = await self._ask(member, request)
+        if entry.is_external:
+            self._places.external_target()
+            return msgspec.structs.replace(member, etcd=None, is_external=True, base=entry.base), entry.data_key
         if entry.is_new:
             if not member.is_entering:
                 log.warning("the others went on without this manager: it begins anew with their state")
@@ -170,7 +173,7 @@ class Entrance:
         return moved, entry.data_key
 
     async def _ask(self, member: Membership, request: EntryRequest) -> tuple[str, Entry]:
-        """Raises: TransportError: nobody lets it in, with the last one's reason."""
+        """Raises: TransportError: nobody lets it in, with the last one's reason. Unavailable: there is nobody else."""
         failure: TransportError | None = None
         for manager in [*self._managers(), *member.managers]:
             if manager.node_id != member.node_id:
@@ -178,7 +181,7 @@ class Entrance:
                     return manager.addr, await self._port.enter(manager.addr, self._identity.credentials, request)
                 except TransportError as error:
                     failure = error
-        raise failure or StoreUnavailable("no other manager is known")
+        raise failure or Unavailable("no other manager is known")
 
 
 async def clear(places: StorePlaces, member: Membership, identity: NodeIdentity) -> None:

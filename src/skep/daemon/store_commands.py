@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 
 from skep.daemon import membership as memberships
-from skep.daemon.config import DaemonConfig
+from skep.daemon.config import DaemonConfig, ExternalEtcd
 from skep.daemon.membership import Membership, MembershipDamaged
 from skep.daemon.store_switch import StoreSwitch
 from skep.daemon.stores import StorePlaces
@@ -23,11 +23,14 @@ from skep.ports.store import StoreError
 FAILURES = (InstanceRunning, MembershipDamaged, KeyFileError, StoreError, OSError)
 
 
-def to_sqlite(data_dir: Path, run_dir: Path, client_port: int = CLIENT_PORT) -> str:
+def to_sqlite(
+    data_dir: Path, run_dir: Path, client_port: int = CLIENT_PORT, external: ExternalEtcd | None = None
+) -> str:
     """Move the state of the manager in a data directory to a file.
 
     Args:
         client_port: On which its etcd member serves this machine.
+        external: The etcd that its state is in, if not one of the managers' own.
     Returns:
         What was done, in one sentence.
     Raises:
@@ -43,8 +46,8 @@ def to_sqlite(data_dir: Path, run_dir: Path, client_port: int = CLIENT_PORT) -> 
             credentials = keyfile.load_credentials(config.swarm_dir)
             if member is None or credentials is None:
                 raise Unavailable(f"the certificate in {config.swarm_dir} is gone; restore it first")
-            was_in_etcd = member.etcd is not None
-            places = StorePlaces(config.swarm_dir, config.run_dir / "etcd", client_port=client_port)
+            was_in_etcd = member.etcd is not None or member.is_external
+            places = StorePlaces(config.swarm_dir, config.run_dir / "etcd", client_port=client_port, external=external)
             switch = StoreSwitch(places, lambda: credentials, SystemDice().fraction)
             asyncio.run(switch.to_sqlite(member))
     except SkepError:

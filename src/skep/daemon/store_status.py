@@ -14,12 +14,13 @@ import structlog
 
 from skep.core import cluster_status
 from skep.daemon.stores import LOG_SUFFIX, OpenStore, StorePlaces
+from skep.edge.etcd.external import StateMark
 from skep.edge.etcd.members import Member, MemberStatus
 from skep.edge.etcd.members import Membership as Members
 from skep.edge.etcd.settings import QUOTA_BYTES
 from skep.model.council import Progress
 from skep.model.identity import Credentials
-from skep.model.store_status import StoreMember, StoreStatus
+from skep.model.store_status import EXTERNAL, StoreEndpoint, StoreMember, StoreStatus
 from skep.ports.store import StoreUnavailable
 from skep.ports.transport import CouncilPort, TransportError, Unreachable
 from skep.store.state import View
@@ -54,6 +55,8 @@ class Others:
 
 async def look(opened: OpenStore, places: StorePlaces, others: Others) -> StoreStatus:
     """Ask the store for two seconds at most, and then every member that can be reached, for a moment more."""
+    if opened.mark is not None:
+        return await _look_outside(opened.mark, others.view())
     free_bytes = _free_bytes(places.swarm_dir)
     if opened.members is None:
         file = places.store_file
@@ -83,6 +86,23 @@ async def look(opened: OpenStore, places: StorePlaces, others: Others) -> StoreS
             )
             for member in members
         ],
+    )
+
+
+async def _look_outside(mark: StateMark, view: View) -> StoreStatus:
+    """How an external etcd fares; every manager that was let in can lead."""
+    asked = await mark.look()
+    found = [each.status for each in asked if each.status is not None]
+    served = [status for status in found if status.leader]
+    alarms = {alarm: None for status in found for alarm in status.errors if NO_LEADER not in alarm}
+    return StoreStatus(
+        kind=EXTERNAL,
+        version=found[0].version if found else "",
+        size_bytes=max((status.dbSize for status in found), default=0),
+        alarms=list(alarms),
+        members=[StoreMember(node_id=node.id) for node in view.nodes.values() if node.manager_status is not None],
+        endpoints=[StoreEndpoint(url=each.endpoint, failure=each.reason) for each in asked],
+        failure="" if served else "none of its endpoints answers" if not found else "its members have no leader",
     )
 
 

@@ -5,7 +5,7 @@ acknowledged. Cut off before, the old store still holds everything and the new o
 one does, and the old one is only put aside. Done again, it resumes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,6 +17,9 @@ from skep.daemon import membership as memberships
 from skep.daemon import stores
 from skep.daemon.membership import EtcdPlace, Membership
 from skep.daemon.stores import OpenStore, StorePlaces
+from skep.edge.etcd.external import StateMark
+from skep.edge.etcd.gateway import Target
+from skep.edge.etcd.keys import Keys
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.members import Membership as Members
 from skep.edge.etcd.store import EtcdStore
@@ -24,13 +27,24 @@ from skep.edge.sqlite import SqliteStore
 from skep.manager import store_copy
 from skep.manager.replica import Replica
 from skep.manager.store_copy import Copied, CopyDiffers
+from skep.model import codec
 from skep.model.errors import Conflict, Unavailable
 from skep.model.identity import Credentials
-from skep.ports.store import StaleVersion, Store, StoreError
+from skep.model.node import Node, Role
+from skep.ports.store import Row, StaleVersion, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
 START_S: Final = 20.0
+STAYS: Final = "the swarm's state could not be moved to etcd and stays where it is: {error}"
+NOT_ALONE: Final = (
+    "this swarm has {n} managers, which keep its state in etcd; demote the others first (docker node demote), "
+    "then stop skepd here and try again"
+)
+IN_USE: Final = (
+    "the external etcd holds a state of this swarm already, and this manager has another in its file; if the file is "
+    "to count, remove that state (etcdctl del --prefix {prefix}) while no other manager uses it"
+)
 
 
 class MoveUncertain(Exception):
@@ -69,38 +83,82 @@ class StoreSwitch:
         Raises:
             Unavailable: It did not work; everything is as before. MoveUncertain: the daemon has to start anew.
         """
-        self.places.check_program()
+        self.places.check_sharing()
         await stores.forget_etcd(self.places, member, self.credentials)
         place = EtcdPlace(peer_url=peer_url, initial={member.node_id: peer_url})
         etcd = stores.new_member(self.places, member, place, self.credentials)
         async with AsyncExitStack() as undo:  # Until the new store is to count.
             undo.push_async_callback(etcd.close)
-            try:
-                raw = await self._begin(member, etcd, opened.store, undo)
-                _, known = await raw.load()
-                async with replica.paused():
-                    copied = await store_copy.copy(opened.store, raw, known=known, is_source_still=True)
-                    self.reached("copied")
-                    undo.pop_all()
-                    moved = msgspec.structs.replace(member, etcd=place, base=copied.source_revision)
-                    fresh = stores.with_etcd(moved, etcd, raw, self.fraction)
-                    await self._settle(moved, opened, replica, (fresh, copied))
-            except StoreError as error:
-                raise Unavailable(
-                    f"the swarm's state could not be moved to etcd and stays where it is: {error}"
-                ) from error
+            await self._start(etcd)
+            return await self._to(
+                etcd.target,
+                msgspec.structs.replace(member, etcd=place),
+                lambda moved, raw: stores.with_etcd(moved, etcd, raw, self.fraction),
+                (opened, replica, undo),
+            )
+
+    async def to_external(
+        self, member: Membership, opened: OpenStore, replica: Replica
+    ) -> tuple[Membership, OpenStore]:
+        """Move to the external etcd while the swarm is served. See `to_etcd`.
+
+        Raises:
+            Conflict: That etcd holds a state of this swarm that counts.
+        """
+        target = self.places.external_target()
+        await _check_unused(target, member)
+        async with AsyncExitStack() as undo:
+            return await self._to(
+                target,
+                msgspec.structs.replace(member, is_external=True),
+                lambda moved, raw: stores.with_external(moved, target, raw, self.fraction),
+                (opened, replica, undo),
+            )
+
+    async def _start(self, etcd: EtcdMember) -> None:
+        try:
+            await etcd.start()
+            self.reached("started")
+            await etcd.wait_ready(self.start_s)
+        except StoreError as error:
+            raise Unavailable(STAYS.format(error=error)) from error
+
+    async def _to(
+        self,
+        target: Target,
+        moved: Membership,
+        with_store: Callable[[Membership, EtcdStore], OpenStore],
+        old: tuple[OpenStore, Replica, AsyncExitStack],
+    ) -> tuple[Membership, OpenStore]:
+        """Copy, and have the copy count.
+
+        Args:
+            moved: What the node is then, but for its base.
+            with_store: Makes of the store what goes with it.
+            old: The store that counts until then, its replica, and what ends the new one until it is to count.
+        """
+        opened, replica, undo = old
+        try:
+            raw = await self._begin(moved, target, opened.store, undo)
+            _, known = await raw.load()
+            async with replica.paused():
+                copied = await store_copy.copy(opened.store, raw, known=known, is_source_still=True)
+                self.reached("copied")
+                undo.pop_all()
+                moved = msgspec.structs.replace(moved, base=copied.source_revision)
+                fresh = with_store(moved, raw)
+                await self._settle(moved, opened, replica, (fresh, copied))
+        except StoreError as error:
+            raise Unavailable(STAYS.format(error=error)) from error
         await opened.close()
         self.reached("closed")
         stores.forget_sqlite(self.places)
         log.info("the swarm's state is in etcd from now on", revision=moved.base)
         return moved, fresh
 
-    async def _begin(self, member: Membership, etcd: EtcdMember, source: Store, undo: AsyncExitStack) -> EtcdStore:
-        """Start etcd and copy what is there, to shorten the pause. Raises: StoreError."""
-        await etcd.start()
-        self.reached("started")
-        await etcd.wait_ready(self.start_s)
-        raw = await EtcdStore.open(etcd.target, member.cluster_id, member.node_id)
+    async def _begin(self, member: Membership, target: Target, source: Store, undo: AsyncExitStack) -> EtcdStore:
+        """Copy what is there, to shorten the pause. Raises: StoreError."""
+        raw = await EtcdStore.open(target, member.cluster_id, member.node_id)
         undo.push_async_callback(raw.close)
         try:
             await store_copy.copy(source, raw)
@@ -116,6 +174,7 @@ class StoreSwitch:
         try:
             memberships.save(self.places.swarm_dir, moved)
             self.reached("recorded")
+            await stores.settle(fresh)
             await replica.switch(fresh.store, copied.revision + moved.base, rows, is_shared=True)
         except BaseException as error:
             await old.close()  # Perhaps it counts no more: it must not acknowledge anything.
@@ -129,6 +188,8 @@ class StoreSwitch:
         Raises:
             Conflict: There are other managers. Unavailable: It did not work; everything is as before.
         """
+        if member.is_external:
+            return await self._from_external(member)
         if member.etcd is None:
             await stores.forget_etcd(self.places, member, self.credentials)
             return member
@@ -139,29 +200,53 @@ class StoreSwitch:
             await etcd.wait_ready(self.start_s)
             self.reached("started")
             await _check_alone(etcd)
-            await self._copy_to_file(member, etcd)
+            await self._copy_to_file(member, etcd.target)
         except StoreError as error:
             await etcd.close()
             raise Unavailable(f"the swarm's state could not be moved and stays in etcd: {error}") from error
         except BaseException:
             await etcd.detach()
             raise
-        self.places.fresh_file.rename(self.places.store_file)
-        self.reached("renamed")
-        moved = msgspec.structs.replace(member, etcd=None, base=0)
-        memberships.save(self.places.swarm_dir, moved)
-        self.reached("recorded")
+        moved = self._have_file_count(member)
         await etcd.close()
         await stores.forget_etcd(self.places, moved, self.credentials)
         return moved
 
-    async def _copy_to_file(self, member: Membership, etcd: EtcdMember) -> None:
+    async def _from_external(self, member: Membership) -> Membership:
+        """See `to_sqlite`. What lies in the external etcd is removed once it does not count."""
+        stores.forget_sqlite(self.places)
+        target = self.places.external_target()
+        try:
+            await self._copy_to_file(member, target)
+        except StoreError as error:
+            raise Unavailable(f"the swarm's state could not be moved and stays in etcd: {error}") from error
+        moved = self._have_file_count(member)
+        mark = StateMark(target, member.cluster_id)
+        try:
+            await mark.forget_state()
+        except StoreError as error:
+            log.warning("the external etcd still holds what was moved", reason=str(error))
+        finally:
+            await mark.close()
+        return moved
+
+    def _have_file_count(self, member: Membership) -> Membership:
+        self.places.fresh_file.rename(self.places.store_file)
+        self.reached("renamed")
+        moved = msgspec.structs.replace(member, etcd=None, is_external=False, base=0)
+        memberships.save(self.places.swarm_dir, moved)
+        self.reached("recorded")
+        return moved
+
+    async def _copy_to_file(self, member: Membership, source: Target) -> None:
         """Fill a new file, whose revisions go on. Raises: StoreError."""
         for leftover in self.places.swarm_dir.glob(self.places.fresh_file.name + "*"):
             leftover.unlink()
-        raw = await EtcdStore.open(etcd.target, member.cluster_id, member.node_id)
+        raw = await EtcdStore.open(source, member.cluster_id, member.node_id)
         try:
-            revision, _ = await stores.rebased(raw, member.base).load()
+            revision, rows = await stores.rebased(raw, member.base).load()
+            if member.is_external:
+                _check_sole(rows)
             target = await SqliteStore.open(self.places.fresh_file, begin_at=revision)
             try:
                 await store_copy.copy(raw, target)
@@ -179,7 +264,25 @@ async def _check_alone(etcd: EtcdMember) -> None:
     finally:
         await members.close()
     if others:
-        raise Conflict(
-            f"this swarm has {others + 1} managers, which keep its state in etcd; demote the others first "
-            "(docker node demote), then stop skepd here and try again"
-        )
+        raise Conflict(NOT_ALONE.format(n=others + 1))
+
+
+def _check_sole(rows: Sequence[Row]) -> None:
+    """Make sure that no other manager uses an external etcd. Raises: Conflict."""
+    nodes = [codec.decode(row.kind, row.value, row.version) for row in rows if row.kind == "node"]
+    n_managers = sum(isinstance(node, Node) and node.spec.role == Role.MANAGER for node in nodes)
+    if n_managers > 1:
+        raise Conflict(NOT_ALONE.format(n=n_managers))
+
+
+async def _check_unused(target: Target, member: Membership) -> None:
+    """Make sure that the external etcd holds at most the leftovers of a move. Raises: Conflict, Unavailable."""
+    mark = StateMark(target, member.cluster_id)
+    try:
+        is_used = await mark.is_set()
+    except StoreError as error:
+        raise Unavailable(STAYS.format(error=error)) from error
+    finally:
+        await mark.close()
+    if is_used:
+        raise Conflict(IN_USE.format(prefix=Keys.of(member.cluster_id).prefix.decode()))

@@ -1,6 +1,7 @@
-"""Where a manager keeps the swarm's state, and how one stands for leader there: a SQLite file, or its own etcd member.
+"""Where a manager keeps the swarm's state, and how one stands for leader there: a file, its own etcd member, or others.
 
-Edge: picks adapters. The membership says which: one manager keeps a file, several keep etcd.
+Edge: picks adapters. The membership says which: one manager keeps a SQLite file, several keep etcd, each with a member
+of its own, or all in an external one that the daemon is told of.
 """
 
 import shutil
@@ -13,8 +14,11 @@ from typing import Final
 import msgspec
 
 from skep.daemon import membership as memberships
+from skep.daemon.config import ExternalEtcd
 from skep.daemon.membership import EtcdPlace, Membership
 from skep.edge.etcd.election import EtcdCandidate
+from skep.edge.etcd.external import StateMark, external_target
+from skep.edge.etcd.gateway import Target
 from skep.edge.etcd.member import EtcdMember
 from skep.edge.etcd.members import Membership as Members
 from skep.edge.etcd.settings import CLIENT_PORT, MemberSettings
@@ -35,6 +39,10 @@ FRESH_FILE: Final = "store.db.new"
 LOG_SUFFIX: Final = "-wal"
 """SQLite's own name for the log beside a file; it is there where the file was not closed."""
 ETCD_DIR: Final = "etcd"
+NOT_NAMED: Final = (
+    "this swarm's state is in an external etcd, and skepd was not told where: start it with --etcd and that etcd's "
+    "certificates"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +53,19 @@ class StorePlaces:
         swarm_dir: What must survive.
         run_dir: The etcd member's keys, pid and log; a reboot clears it.
         program: etcd itself.
+        external: The etcd to keep the state in, if not one of the managers' own.
     """
 
     swarm_dir: Path
     run_dir: Path
     program: Path = ETCD_PROGRAM
     client_port: int = CLIENT_PORT
+    external: ExternalEtcd | None = None
 
     @property
-    def has_program(self) -> bool:
-        return self.program.is_file()
+    def can_share(self) -> bool:
+        """Whether this machine has what several managers keep the state in."""
+        return self.external is not None or self.program.is_file()
 
     @property
     def store_file(self) -> Path:
@@ -69,10 +80,21 @@ class StorePlaces:
     def etcd_dir(self) -> Path:
         return self.swarm_dir / ETCD_DIR
 
-    def check_program(self) -> None:
-        """Raises: Unavailable: etcd is not installed here."""
-        if not self.has_program:
+    def check_sharing(self) -> None:
+        """Raises: Unavailable: etcd is not installed here, and none elsewhere was named."""
+        if not self.can_share:
             raise Unavailable(NO_ETCD.format(where="this manager's machine"))
+
+    def external_target(self) -> Target:
+        """How the external etcd is reached.
+
+        Raises:
+            Unavailable: None was named. InvalidSpec: its certificates cannot be used.
+        """
+        if self.external is None:
+            raise Unavailable(NOT_NAMED)
+        named = self.external
+        return external_target(named.endpoints, named.root, named.certificate, named.key)
 
 
 @dataclass(slots=True)
@@ -80,18 +102,21 @@ class OpenStore:
     """A store that is open, and what goes with it.
 
     Attributes:
-        member, members: This manager's own etcd member, and all of them; None with SQLite.
+        member, members: This manager's own etcd member, and all of them; None elsewhere.
+        mark: In an external etcd, the mark that the state counts there; None elsewhere.
     """
 
     store: Store
     candidate: Candidate
     member: EtcdMember | None = None
     members: Members | None = None
+    mark: StateMark | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
     def is_shared(self) -> bool:
-        return self.member is not None
+        """Whether other managers can use it, too."""
+        return self.members is not None or self.mark is not None
 
     async def close(self) -> None:
         """Let go; the etcd member runs on for the next daemon."""
@@ -129,7 +154,12 @@ async def open_store(
 
     Raises:
         StoreError: It is damaged or in use, or etcd has no quorum; an etcd member runs on all the same.
+        Unavailable, InvalidSpec: It is in an external etcd that was not named, or not well.
     """
+    if member.is_external:
+        await forget_etcd(places, member, credentials)
+        forget_sqlite(places)
+        return await open_external(places, member, fraction)
     if member.etcd is None:
         await forget_etcd(places, member, credentials)
         return await open_sqlite(places, member)
@@ -175,6 +205,35 @@ def with_etcd(member: Membership, etcd: EtcdMember, store: Store, fraction: Call
     opened.closing.push_async_callback(etcd.detach)
     opened.closing.push_async_callback(store.close)
     opened.closing.push_async_callback(members.close)
+    opened.closing.push_async_callback(candidate.close)
+    return opened
+
+
+async def open_external(places: StorePlaces, member: Membership, fraction: Callable[[], float]) -> OpenStore:
+    """Use the external etcd. Arguments as of `open_etcd`; raises as `open_store`."""
+    target = places.external_target()
+    opened = with_external(member, target, await EtcdStore.open(target, member.cluster_id, member.node_id), fraction)
+    try:
+        await settle(opened)
+    except BaseException:
+        await opened.close()
+        raise
+    return opened
+
+
+async def settle(opened: OpenStore) -> None:
+    """Have an external etcd know that the state counts there, once the membership says so. Raises: StoreUnavailable."""
+    if opened.mark is not None and not await opened.mark.is_set():
+        await opened.mark.set()
+
+
+def with_external(member: Membership, target: Target, store: Store, fraction: Callable[[], float]) -> OpenStore:
+    """What goes with an external etcd's store that is open. Arguments as of `open_etcd`."""
+    candidate = EtcdCandidate(target, member.cluster_id, member.node_id, fraction=fraction)
+    mark = StateMark(target, member.cluster_id)
+    opened = OpenStore(rebased(store, member.base), RebasedCandidate(candidate, member.base), mark=mark)
+    opened.closing.push_async_callback(store.close)
+    opened.closing.push_async_callback(mark.close)
     opened.closing.push_async_callback(candidate.close)
     return opened
 

@@ -91,7 +91,7 @@ class WorkerParts:
             underlay=member.underlay,
             boot_id=boot_id(),
             architecture=machine.architecture(),
-            capabilities=(ETCD_CAPABILITY,) if ETCD_PROGRAM.is_file() else (),
+            capabilities=(ETCD_CAPABILITY,) if config.external_etcd or ETCD_PROGRAM.is_file() else (),
         )
         files = MemoryFiles(config.run_dir / "files")
         ports = Ports(

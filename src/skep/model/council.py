@@ -28,12 +28,14 @@ class Entry(Record, frozen=True, kw_only=True):
         base: What the store's revisions begin at; see `edge.rebase`.
         data_key: Of the cluster.
         is_new: Its member never ran; whatever it has of one is of another life.
+        is_external: The state is in an etcd that is not the managers' own: it needs no member.
     """
 
     initial: dict[str, str]
     base: int
     data_key: bytes
     is_new: bool
+    is_external: bool = False
 
     def __repr__(self) -> str:  # Never the key: what is printed ends up in logs.
         return f"Entry(initial={self.initial!r})"

@@ -53,6 +53,7 @@ def _status(found: ClusterStatus) -> Document:
             "Limit": found.store.limit_bytes,
             "Free": found.store.free_bytes,
             "Alarms": list(found.store.alarms),
+            "Endpoints": [{"URL": each.url, "Failure": each.failure} for each in found.store.endpoints],
             "Failure": found.store.failure,
         },
         "Certificates": {

@@ -144,16 +144,29 @@ def store() -> None:
 @store.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("/var/lib/skep"), show_default=True)
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("/run/skep"), show_default=True)
-def sqlite(data_dir: Path, run_dir: Path) -> None:
+@click.option("--etcd", multiple=True, help="https://HOST:2379 of the external etcd that skepd was told of.")
+@click.option("--etcd-ca", type=click.Path(path_type=Path), help="Root certificate of that etcd.")
+@click.option("--etcd-cert", type=click.Path(path_type=Path), help="Certificate to show to it.")
+@click.option("--etcd-key", type=click.Path(path_type=Path), help="Key of that certificate.")
+def sqlite(
+    data_dir: Path,
+    run_dir: Path,
+    etcd: tuple[str, ...],
+    etcd_ca: Path | None,
+    etcd_cert: Path | None,
+    etcd_key: Path | None,
+) -> None:
     """Move the state of a swarm with one manager back from etcd to a file; skepd must be stopped meanwhile.
 
     \b
     Examples:
       skep cluster store sqlite
+      skep cluster store sqlite --etcd https://etcd1:2379 --etcd-ca ca.pem --etcd-cert cert.pem --etcd-key key.pem
     """
     # By name, as `main` does it: the daemon lies beside the command line, not below it.
-    move = importlib.import_module("skep.daemon.store_commands")
+    move, config = (importlib.import_module(f"skep.daemon.{name}") for name in ("store_commands", "config"))
     try:
-        click.echo(move.to_sqlite(data_dir.absolute(), run_dir.absolute()))
+        external = config.external_etcd(etcd, etcd_ca, etcd_cert, etcd_key)
+        click.echo(move.to_sqlite(data_dir.absolute(), run_dir.absolute(), external=external))
     except SkepError as error:
         raise click.ClickException(str(error)) from error

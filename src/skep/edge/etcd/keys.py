@@ -32,6 +32,11 @@ class Keys:
         """Has no second slash, which tells it from a row."""
         return self.watched + b"leader"
 
+    @property
+    def settled(self) -> bytes:
+        """That the swarm's state counts here; only in an etcd that is not the managers' own."""
+        return self.prefix + b"settled"
+
     def row(self, kind: str, id: str) -> bytes:
         return self.watched + f"{kind}/{id}".encode()
 
