@@ -2,17 +2,30 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.factories import GIB, a_cluster, a_node, a_service, a_state, a_task, a_template, commit, put
 
-from skep.core.orchestrate.rebalance import SETTLED_AFTER, Rebalancer, moves
+from skep.core import schedule
+from skep.core.orchestrate.rebalance import SETTLED_AFTER, Rebalancer, Spared, moves
 from skep.core.plan import Dirty
 from skep.core.schedule import Inventory
+from skep.core.schedule.site import MAX_FAILURES
 from skep.lib.durations import SECOND
 from skep.model.base import Object
 from skep.model.cluster import Cluster, SwarmSpec
 from skep.model.lifecycle import TaskState
 from skep.model.node import Availability, Node
-from skep.model.service import RestartCondition, RestartPolicy, Service, TaskSpec, UpdateConfig, UpdateStatus
+from skep.model.service import (
+    ContainerSpec,
+    Mount,
+    RestartCondition,
+    RestartPolicy,
+    Service,
+    TaskSpec,
+    UpdateConfig,
+    UpdateStatus,
+)
 from skep.model.task import Task
 from skep.store.changes import Put
 from skep.store.state import State
@@ -32,7 +45,7 @@ def found(service: Service, *objects: Object) -> list[tuple[str, str]]:
     view = a_state(service, *objects)
     inventory = Inventory.of(view)
     before = {id: (dict(site.by_service), site.total, site.memory_used) for id, site in inventory.sites.items()}
-    answer = [(move.task.id, move.target_id) for move in moves(view, service, inventory)]
+    answer = [(move.task.id, move.target_id) for move in moves(view, service, inventory, NOW)]
     after = {id: (dict(site.by_service), site.total, site.memory_used) for id, site in inventory.sites.items()}
     assert before == after, "trying leaves the inventory as it was"
     return answer
@@ -75,6 +88,14 @@ def test_a_task_that_would_not_be_replaced_stays_where_it_is() -> None:
     never = RestartPolicy(condition=RestartCondition.NONE)
     web = a_service(template=msgspec.structs.replace(a_template(), restart_policy=never))
     assert found(web, a_node("a"), a_node("b"), *placed(web, "a", "a", "a")) == []
+
+
+@pytest.mark.parametrize(("label", "expected"), [("sticky", []), ("", [("t3", "b")])])
+def test_a_task_stays_with_its_data(label: str, expected: list[tuple[str, str]]) -> None:
+    data = ContainerSpec(image="db", mounts=[Mount(type="volume", source="data", target="/data")])
+    web = a_service(template=msgspec.structs.replace(a_template(), container_spec=data))
+    web = msgspec.structs.replace(web, spec=msgspec.structs.replace(web.spec, labels={"skep.volume": label}))
+    assert found(web, a_node("a"), a_node("b"), *placed(web, "a", "a", "a")) == expected
 
 
 def test_a_service_that_is_on_the_move_is_left_alone() -> None:
@@ -133,3 +154,61 @@ def test_what_was_tried_in_vain_is_not_tried_again() -> None:
     tasks = placed(web, "a", "a", "a")
     vain = a_task("x", service=web, slot=3, state=TaskState.FAILED, desired=TaskState.SHUTDOWN, node_id="b", ordinal=9)
     assert marked(a_state(automatic(), web, a_node("a"), a_node("b"), *tasks, vain), NOW) == []
+
+
+# --- never back and forth ----------------------------------------------------------
+
+
+def failures(service: Service, node_id: str, number: int) -> list[Task]:
+    """Tasks of a service that failed on a node a moment ago."""
+    ended = {"state": TaskState.FAILED, "desired": TaskState.SHUTDOWN, "node_id": node_id}
+    made = [a_task(f"f{n}", service=service, slot=100 + n, **ended) for n in range(number)]
+    return [
+        msgspec.structs.replace(task, status=msgspec.structs.replace(task.status, timestamp=NOW - SECOND))
+        for task in made
+    ]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(MAX_FAILURES - 1, ["t3"]), (MAX_FAILURES, [])])
+def test_nothing_is_brought_where_the_scheduler_avoids_the_service(number: int, expected: list[str]) -> None:
+    """Simulated, seed 110516: the scheduler put the replacement elsewhere, and it was to be moved again, for ever."""
+    web = a_service()
+    tasks = [*placed(web, "a", "a", "a"), *failures(web, "b", number)]
+    assert [task for task, _ in found(web, a_node("a"), a_node("b"), *tasks)] == expected
+
+
+PLACES = st.lists(st.sampled_from("abcd"), min_size=1, max_size=9)
+
+
+@given(
+    places=PLACES,
+    zones=st.fixed_dictionaries(dict.fromkeys("abcd", st.sampled_from("xyz"))),
+    is_spread=st.booleans(),
+    tried=st.sets(st.integers(1, 9), max_size=4),
+    unsettled=st.sets(st.sampled_from("abcd"), max_size=2),
+    failed=st.sampled_from(["", "a", "b"]),
+)
+def test_moves_come_to_an_end_whatever_is_left_as_it_is(
+    places: list[str], zones: dict[str, str], is_spread: bool, tried: set[int], unsettled: set[str], failed: str
+) -> None:
+    """One at a time, as a service with a parallelism of one makes them; whoever was moved is a new task."""
+    web = a_service(template=a_template(spread=["node.labels.zone"] if is_spread else []))
+    nodes = [a_node(id, labels={"zone": zone}) for id, zone in zones.items()]
+    tasks = placed(web, *places)
+    spared = Spared({f"t{n}" for n in tried}, unsettled)
+    for _ in range(len(places) * len(nodes)):
+        view = a_state(web, *nodes, *tasks, *failures(web, failed, MAX_FAILURES if failed else 0))
+        planned = moves(view, web, Inventory.of(view), NOW, spared)
+        if not planned:
+            return
+        move = planned[0]
+        assert move.task.id not in spared.tasks
+        assert move.target_id not in spared.nodes
+        heir = a_task(f"{move.task.id}x", service=web, slot=move.task.slot, state=TaskState.PENDING, created_at=NOW)
+        put(view, heir)
+        commit(view, schedule.reconcile(view, Dirty(tasks={heir.id}), Inventory.of(view), NOW))
+        chosen = next(task for task in view.tasks.values() if task.id == heir.id)
+        assert chosen.node_id == move.target_id
+        running = msgspec.structs.replace(chosen, version=0, status=move.task.status)
+        tasks = [running if task.id == move.task.id else task for task in tasks]
+    raise AssertionError("it never comes to rest")

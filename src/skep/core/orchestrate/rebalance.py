@@ -3,13 +3,14 @@
 Pure. Asked for by a user, or done by itself where the swarm's label `skep.rebalance` says `auto`: then once a node has
 been up for a while, and a few tasks of a service at a time.
 
-A task is marked to move (`Task.move`) only if the scheduler's own order would clearly rather have it elsewhere: fewer
-tasks of the service in the branch of a spread preference, or on the node, even after it has left. So every move makes
-the spread more even, and swapping back and forth cannot happen. The moves themselves are those of
-`orchestrate.moves`: start-first, within the update's parallelism, given up where no place is found.
+A task is marked to move (`Task.move`) only if the scheduler would put one more task of the service elsewhere, and
+clearly so: where there are fewer tasks of the service in the branch of a spread preference, or within the same branches
+fewer recent failures of it or fewer tasks of it on the node, even after the task has left. So every move makes the
+spread more even, and swapping back and forth cannot happen. The moves themselves are those of `orchestrate.moves`:
+start-first, within the update's parallelism, given up where no place is found.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass
 
 import msgspec
@@ -22,6 +23,7 @@ from skep.core.schedule.demand import Demand, demand_of
 from skep.core.schedule.filters import Pipeline
 from skep.core.schedule.inventory import Inventory
 from skep.core.schedule.site import Site
+from skep.core.schedule.spread import chooser
 from skep.lib.durations import SECOND
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
@@ -36,7 +38,6 @@ POLICY_LABEL = "skep.rebalance"
 AUTOMATIC = "auto"
 SETTLED_AFTER: Nanoseconds = 30 * SECOND
 """How long a node has to be up before tasks are brought to it unasked: one that comes and goes gets none."""
-Rank = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class Move:
 def is_automatic(cluster: Cluster | None) -> bool:
     """Whether the swarm's policy is to rebalance by itself."""
     return cluster is not None and cluster.spec.labels.get(POLICY_LABEL) == AUTOMATIC
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """What is left as it is. Attributes: tasks: ids of those that stay; nodes: of those nothing is brought to."""
+
+    tasks: Set[str] = frozenset()
+    nodes: Set[str] = frozenset()
 
 
 class Rebalancer:
@@ -76,44 +85,72 @@ class Rebalancer:
         for service in services:
             if service is None or service.removing:
                 continue
-            found = [move for move in moves(view, service, inventory) if move.target_id not in unsettled]
-            fresh = [move for move in found if not _was_tried(view, move.task)]
-            limit = (service.spec.update_config or UpdateConfig()).parallelism or len(fresh)
-            changes.extend(Put(msgspec.structs.replace(move.task, move=REASON)) for move in fresh[:limit])
+            tried = _tried(view.tasks.where("service", service.id))
+            found = moves(view, service, inventory, now, Spared(tried, unsettled))
+            parallelism = (service.spec.update_config or UpdateConfig()).parallelism or len(found)
+            limit = max(0, min(parallelism, len(found) - len(tried)))  # Others are not tried in their stead.
+            changes.extend(Put(msgspec.structs.replace(move.task, move=REASON)) for move in found[:limit])
         if not changes:  # Otherwise the next round looks once more: perhaps the store does not take these.
             self._looked_at = now
         return Plan(tuple(changes), earliest(moment for moment in moments if moment > now))
 
 
-def _was_tried(view: View, task: Task) -> bool:
-    """Whether a replacement of this task was made and came to nothing: it is not tried again and again."""
-    siblings = view.tasks.where("service", task.service_id)
-    return any(each.slot == task.slot and each.ordinal > task.ordinal for each in siblings)
+def _tried(tasks: Iterable[Task]) -> set[str]:
+    """Those at work whose replacement was made and came to nothing: it is not tried again and again."""
+    tasks = list(tasks)
+    newest: dict[int, int] = {}
+    for task in tasks:
+        newest[task.slot] = max(task.ordinal, newest.get(task.slot, 0))
+    return {task.id for task in tasks if _is_live(task) and task.ordinal < newest[task.slot]}
 
 
-def moves(view: View, service: Service, inventory: Inventory) -> list[Move]:
+def moves(
+    view: View, service: Service, inventory: Inventory, now: Nanoseconds, spared: Spared | None = None
+) -> list[Move]:
     """The moves that even out a service; none while it is being updated, moved or is no long-running replicated one.
 
     Args:
         inventory: Of this view; it is used for trying and left as it was.
     """
-    tasks = [task for task in view.tasks.where("service", service.id) if task.desired_state <= TaskState.COMPLETE]
-    if modes.mode_of(service.spec) is not Mode.REPLICATED or _is_restless(service, tasks):
+    tasks = [task for task in view.tasks.where("service", service.id) if _is_live(task)]
+    if modes.mode_of(service.spec) is not Mode.REPLICATED or _is_restless(service, tasks) or _is_bound(service):
         return []
-    if modes.restart_policy(service.spec.task_template).condition == RestartCondition.NONE:
-        return []  # A task of it that leaves its node is not replaced.
-    found: list[Move] = []
-    away: list[tuple[Task, Site, Task, Site]] = []
+    spared = spared or Spared()
+    steps: list[tuple[Task, Site, Task, Site]] = []
+    next_sites: dict[Demand, Site | None] = {}  # Until a step is made.
     try:
-        for move, old, new in _improvements(tasks, inventory):
-            moved = msgspec.structs.replace(move.task, node_id=move.target_id, generic_resources=[])
-            away.append((move.task, old, moved, new))
-            found.append(move)
+        for task in sorted(tasks, key=lambda task: (-task.created_at, task.id)):  # The newest go first.
+            source = inventory.sites.get(task.node_id)
+            if source is None or task.id not in inventory.placed or task.id in spared.tasks:
+                continue
+            demand = demand_of(task)
+            if demand not in next_sites:
+                next_sites[demand] = _next_site(demand, inventory, now)
+            target = next_sites[demand]
+            if target is None or target.node.id in spared.nodes:
+                continue
+            if not _is_better(demand, source, target, inventory, now):
+                continue
+            moved = msgspec.structs.replace(task, node_id=target.node.id, generic_resources=[])
+            source.remove(task)
+            target.add(moved)
+            steps.append((task, source, moved, target))
+            next_sites.clear()
     finally:
-        for task, old, moved, new in reversed(away):
-            new.remove(moved)
-            old.add(task)
-    return found
+        for task, source, moved, target in reversed(steps):
+            target.remove(moved)
+            source.add(task)
+    return [Move(task, target.node.id) for task, _, _, target in steps]
+
+
+def _is_live(task: Task) -> bool:
+    return task.desired_state <= TaskState.COMPLETE
+
+
+def _is_bound(service: Service) -> bool:
+    """Whether its tasks stay with their data, or are not replaced when they leave."""
+    condition = modes.restart_policy(service.spec.task_template).condition
+    return modes.is_sticky(service.spec) or condition == RestartCondition.NONE
 
 
 def _is_restless(service: Service, tasks: Iterable[Task]) -> bool:
@@ -122,51 +159,27 @@ def _is_restless(service: Service, tasks: Iterable[Task]) -> bool:
     return is_rolling or any(task.move or task.status.state != TaskState.RUNNING for task in tasks)
 
 
-def _improvements(tasks: list[Task], inventory: Inventory) -> Iterator[tuple[Move, Site, Site]]:
-    """Moves one after another, each tried on the sites; the caller undoes them. Newest tasks go first."""
-    for task in sorted(tasks, key=lambda task: (-task.created_at, task.id)):
-        source = inventory.sites.get(task.node_id)
-        if source is None or task.id not in inventory.placed:
-            continue
-        demand = demand_of(task)
-        source.remove(task)
-        target = _better_site(demand, source, inventory)
-        if target is None:
-            source.add(task)
-            continue
-        target.add(msgspec.structs.replace(task, node_id=target.node.id, generic_resources=[]))
-        yield Move(task, target.node.id), source, target
-
-
-def _better_site(demand: Demand, source: Site, inventory: Inventory) -> Site | None:
-    """The best node for a task that has left its own, if it is better than that one."""
+def _next_site(demand: Demand, inventory: Inventory, now: Nanoseconds) -> Site | None:
+    """Where the scheduler would put one more task, and so the successor of one that goes on until that runs."""
     pipeline = Pipeline(demand)
-    branches = _branch_counts(demand, inventory)
-    candidates = [site for site in inventory.sites.values() if site is not source and pipeline.refusal(site) is None]
-    best = min(candidates, key=lambda site: (_rank(demand, site, branches), site.total, site.node.id), default=None)
-    if best is None or _rank(demand, best, branches) >= _rank(demand, source, branches):
-        return None
-    return best
+    return chooser(pipeline, inventory.arrangement(pipeline), now).choose()
 
 
-def _path(demand: Demand, site: Site) -> tuple[str, ...]:
-    return tuple(spread.value(site.node) for spread in demand.spread)
+def _is_better(demand: Demand, source: Site, target: Site, inventory: Inventory, now: Nanoseconds) -> bool:
+    """Whether a task of one node would be better off on the other, also once it has left."""
+    sites: Collection[Site] = inventory.sites.values()
+    for level in demand.spread:
+        branches: dict[str, list[Site]] = {}
+        for site in sites:
+            branches.setdefault(level.value(site.node), []).append(site)
+        here, there = (branches[level.value(site.node)] for site in (source, target))
+        if here is not there:
+            return _count(demand, there) < _count(demand, here) - 1
+        sites = here
+    ours = source.recent_failures(demand, now), _count(demand, [source]) - 1
+    theirs = target.recent_failures(demand, now), _count(demand, [target])
+    return theirs < ours
 
 
-def _branch_counts(demand: Demand, inventory: Inventory) -> dict[tuple[str, ...], int]:
-    """How many tasks of the service each branch of the spread preferences has."""
-    counts: dict[tuple[str, ...], int] = {}
-    for site in inventory.sites.values() if demand.spread else ():
-        path = _path(demand, site)
-        for depth in range(1, len(path) + 1):
-            counts[path[:depth]] = counts.get(path[:depth], 0) + site.by_service.get(demand.service_id, 0)
-    return counts
-
-
-def _rank(demand: Demand, site: Site, branches: dict[tuple[str, ...], int]) -> Rank:
-    """How full the site's branches are, level by level, and then the site itself."""
-    path = _path(demand, site)
-    return (
-        *(branches.get(path[:depth], 0) for depth in range(1, len(path) + 1)),
-        site.by_service.get(demand.service_id, 0),
-    )
+def _count(demand: Demand, sites: Iterable[Site]) -> int:
+    return sum(site.by_service.get(demand.service_id, 0) for site in sites)

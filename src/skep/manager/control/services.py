@@ -131,7 +131,8 @@ class Services:
         found: list[Move] = []
 
         def operation(view: View) -> list[Put]:
-            found[:] = rebalance.moves(view, find_service(view, service.id), Inventory.of(view))
+            now = self._writes.clock.now()
+            found[:] = rebalance.moves(view, find_service(view, service.id), Inventory.of(view), now)
             return [Put(msgspec.structs.replace(move.task, move=rebalance.REASON)) for move in found]
 
         if is_dry:
