@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,6 +231,32 @@ async def test_after_a_power_cut_nothing_is_begun_on_an_old_memory(tmp_path: Pat
         await node.agent.assign(EPOCH, Delta(base=0, version=9, put=[the_cluster(), assigned("t2")]))
         await node.reach(TaskState.RUNNING, "t2")
         assert len(node.engine.starts) == 2
+    finally:
+        await node.kill()
+
+
+@pytest.mark.anyio
+async def test_after_a_power_cut_what_was_only_prepared_waits_for_a_manager(tmp_path: Path) -> None:
+    """Seed 120014: a task that had been prepared and stopped got a sandbox again, with an address given to another."""
+    node = NodeUnderTest(tmp_path)
+    await node.give(the_cluster(), assigned(desired=TaskState.READY), is_full=True)
+    old = (tmp_path / "assignments").read_bytes()
+    node.run()
+    await node.reach(TaskState.READY)
+    await node.give(assigned(desired=TaskState.SHUTDOWN))
+    await node.reach(TaskState.SHUTDOWN)
+    await node.kill()
+    (tmp_path / "assignments").write_bytes(old)
+    shutil.rmtree(tmp_path / "tasks")  # No state of it was waited for.
+    node.plane.prepared.clear()
+    node.boot_id = "boot-2"
+    node.begin()
+    node.run()
+    try:
+        await asyncio.sleep(0.2)  # Long enough for what would be begun at once.
+        assert node.plane.prepared == {}
+        await node.agent.assign(EPOCH, Delta(base=0, version=9, put=[the_cluster()]))
+        await until(lambda: not node.engine.containers)
     finally:
         await node.kill()
 

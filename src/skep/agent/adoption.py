@@ -84,7 +84,7 @@ def adopt(assigned: AssignedTask, record: TaskRecord | None, inventory: Inventor
         status=status,
         container=container,
         has_sandbox=has_sandbox,
-        has_record=record is not None,
+        is_of_now=has_sandbox or (record is not None and is_same_boot),
     )
 
 

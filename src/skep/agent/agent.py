@@ -166,13 +166,14 @@ class Agent:
     def _match_executors(self, group: asyncio.TaskGroup) -> None:
         """Have an executor for every assigned task, and for every one of which something is left to be removed.
 
-        A task of which nothing is here is begun only once a manager has spoken: after a power cut the memory of the
-        assignments may be an older one, and the task may have run and been removed since.
+        A task of which nothing of this boot is here is begun only once a manager has spoken: after a power cut the
+        memory of the assignments may be an older one, and the task may have been stopped or removed since, and its
+        addresses given to others.
         """
         for assigned in list(self._assignments.intent.tasks.values()):
             if assigned.task.id not in self._executors.keys() | self._broken and not assigned.task.is_attachment:
                 found = self._find(assigned)
-                if self._is_current or found.is_begun:
+                if self._is_current or found.may_go_on:
                     self._engage(group, assigned, found)
         for task_id in sorted(self._leftovers() - self._sweeping):  # Sorted, so that a simulation replays exactly.
             if task_id in self._executors:

@@ -58,18 +58,23 @@ PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier daemon left of a task. Attributes: observed: see `agent.adoption`; has_record: there is one."""
+    """What an earlier daemon left of a task.
+
+    Attributes:
+        observed: See `agent.adoption`.
+        is_of_now: Something of this boot is here, so the memory of what is assigned is not older than it.
+    """
 
     observed: Observed
     status: TaskStatus
     container: Container | None = None
     has_sandbox: bool = False
-    has_record: bool = False
+    is_of_now: bool = False
 
     @property
-    def is_begun(self) -> bool:
-        """Whether anything of the task is here."""
-        return self.has_record or self.has_sandbox or self.container is not None
+    def may_go_on(self) -> bool:
+        """Whether it may be taken up before a manager has spoken: it is under way here, or it is over."""
+        return self.is_of_now or self.observed.is_lost or is_terminal(self.observed.state)
 
 
 class Executor:
