@@ -142,6 +142,18 @@ def test_a_settled_node_gets_tasks_few_at_a_time() -> None:
     assert marked(view, NOW + SETTLED_AFTER + 5, rebalancer, Dirty(services={"web"})) == ["t4"]
 
 
+def test_a_node_that_takes_tasks_again_gets_some() -> None:
+    web = a_service()
+    tasks = placed(web, "a", "a", "a")
+    for away in (Availability.PAUSE, Availability.DRAIN):
+        view = a_state(automatic(), web, a_node("a"), a_node("b", availability=away), *tasks)
+        rebalancer = Rebalancer()
+        assert marked(view, NOW, rebalancer) == []
+        put(view, a_node("b"))
+        assert marked(view, NOW + 1, rebalancer) == ["t3"]
+        assert marked(view, NOW + 2, rebalancer) == ["t3"], "the store did not take it"
+
+
 def test_without_the_policy_nothing_moves() -> None:
     web = a_service()
     tasks = placed(web, "a", "a", "a", "a")

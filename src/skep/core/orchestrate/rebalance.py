@@ -17,7 +17,6 @@ import msgspec
 
 from skep.core.orchestrate import modes
 from skep.core.orchestrate.modes import Mode
-from skep.core.orchestrate.roster import is_sound
 from skep.core.plan import NOTHING, Dirty, Plan, earliest
 from skep.core.schedule.demand import Demand, demand_of
 from skep.core.schedule.filters import Pipeline
@@ -28,6 +27,7 @@ from skep.lib.durations import SECOND
 from skep.model.base import Nanoseconds
 from skep.model.cluster import Cluster
 from skep.model.lifecycle import TaskState
+from skep.model.node import Availability, Node, NodeState
 from skep.model.service import RestartCondition, Service, UpdateConfig
 from skep.model.task import Task
 from skep.store.changes import Change, Put
@@ -62,13 +62,14 @@ class Spared:
 
 
 class Rebalancer:
-    """The automatic policy. It remembers up to when it has looked at nodes; a new leader looks at all of them once."""
+    """The automatic policy. It remembers which nodes it has looked at and when; a new leader looks at all of them once."""
 
     def __init__(self) -> None:
         self._looked_at: Nanoseconds = 0
+        self._known: frozenset[str] = frozenset()
 
     def reconcile(self, view: View, dirty: Dirty, inventory: Inventory, now: Nanoseconds) -> Plan:
-        """Mark a few tasks of services that something touched, and of all services when a node has settled.
+        """Mark a few tasks of services that something touched, and of all when a node has settled or takes tasks again.
 
         Args:
             inventory: Holds what the decisions before this one plan.
@@ -77,8 +78,10 @@ class Rebalancer:
         """
         if not is_automatic(view.cluster):
             return NOTHING
-        moments = [node.status.since + SETTLED_AFTER for node in view.nodes.values() if is_sound(node)]
-        is_news = any(self._looked_at < moment <= now for moment in moments) or dirty.is_cluster
+        takers = [node for node in view.nodes.values() if _takes_tasks(node)]
+        moments = [node.status.since + SETTLED_AFTER for node in takers]
+        ids = frozenset(node.id for node in takers)
+        is_news = any(self._looked_at < moment <= now for moment in moments) or dirty.is_cluster or ids - self._known
         services = list(view.services.values()) if is_news else [view.services.get(id) for id in sorted(dirty.services)]
         unsettled = {node.id for node in view.nodes.values() if node.status.since + SETTLED_AFTER > now}
         changes: list[Change] = []
@@ -91,8 +94,12 @@ class Rebalancer:
             limit = max(0, min(parallelism, len(found) - len(tried)))  # Others are not tried in their stead.
             changes.extend(Put(msgspec.structs.replace(move.task, move=REASON)) for move in found[:limit])
         if not changes:  # Otherwise the next round looks once more: perhaps the store does not take these.
-            self._looked_at = now
+            self._looked_at, self._known = now, ids
         return Plan(tuple(changes), earliest(moment for moment in moments if moment > now))
+
+
+def _takes_tasks(node: Node) -> bool:
+    return node.status.state == NodeState.READY and node.spec.availability == Availability.ACTIVE
 
 
 def _tried(tasks: Iterable[Task]) -> set[str]:
