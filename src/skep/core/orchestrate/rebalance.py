@@ -62,7 +62,7 @@ class Spared:
 
 
 class Rebalancer:
-    """The automatic policy. It remembers which nodes it has looked at and when; a new leader looks at all of them once."""
+    """The automatic policy. It remembers which nodes it looked at, and when; a new leader looks at all of them once."""
 
     def __init__(self) -> None:
         self._looked_at: Nanoseconds = 0
