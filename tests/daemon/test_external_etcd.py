@@ -205,6 +205,9 @@ async def test_managers_are_let_in_without_a_member_and_taken_out_again(circle: 
         entry = await circle.council.enter(identity("m1"), request)
         assert (entry.is_external, entry.is_new, entry.base, entry.initial) == (True, False, 7, {})
         assert entry.data_key == DATA_KEY
+    assert circle.status("m1") is None, "perhaps it cannot use that etcd"
+    assert list(await circle.council.voters()) == [Voter("m0")]
+    await circle.council.vote(identity("m1"), request)
     assert circle.status("m1") == ManagerStatus(addr="127.0.0.11:2377")
     assert list(await circle.council.voters()) == [Voter("m0"), Voter("m1")]
     await circle.put(a_manager("m1", Role.WORKER))

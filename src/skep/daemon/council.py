@@ -88,12 +88,10 @@ class Council:
         self._check_wanted(node_id)
         async with self._changing:
             await self.home.widen()
-            status = ManagerStatus(addr=request.control_addr)  # The other managers let it in by that, too.
-            await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, node_id, status)])
             base = self.home.member.base
-            if self.home.opened.mark is not None:
-                log.info("a manager is let in", node=node_id)
+            if self.home.opened.mark is not None:  # Shown as a manager once it says that it reaches that etcd.
                 return Entry(initial={}, base=base, data_key=self.data_key, is_new=False, is_external=True)
+            await self._show(node_id, request)
             members = self._members()
             try:
                 added = await self._add(members, node_id, request)
@@ -108,6 +106,11 @@ class Council:
             data_key=self.data_key,
             is_new=not added.name,
         )
+
+    async def _show(self, node_id: str, request: EntryRequest) -> None:
+        """Have a node be known as a manager: the others let it in by that, and nodes find it once it leads."""
+        status = ManagerStatus(addr=request.control_addr)
+        await self.writes.transact(lambda view: [Put(node) for node in _with_status(view, node_id, status)])
 
     def _check_wanted(self, node_id: str) -> None:
         node = self.writes.view.nodes.get(node_id)
@@ -135,12 +138,16 @@ class Council:
         return self.seconds() - self._unused.setdefault(member.id, self.seconds()) > UNUSED_S
 
     async def vote(self, identity: Identity, request: EntryRequest) -> None:
-        """Give a manager its vote; returns once it counts.
+        """Give a manager its vote; returns once it counts. With an external etcd it has none, and is let in by this.
 
         Raises:
             Forbidden: It is to be no manager. Unavailable: It was not let in, or has not caught up yet.
         """
         self._check_wanted(identity.node_id)
+        if self.home.opened.mark is not None:
+            await self._show(identity.node_id, request)
+            log.info("a manager is let in", node=identity.node_id)
+            return
         members = self._members()
         try:
             found = next((each for each in await members.members() if each.peer_url == request.peer_url), None)

@@ -153,8 +153,10 @@ class Entrance:
         )
         addr, entry = await self._ask(member, request)
         if entry.is_external:
-            self._places.external_target()
-            return msgspec.structs.replace(member, etcd=None, is_external=True, base=entry.base), entry.data_key
+            moved = msgspec.structs.replace(member, etcd=None, is_external=True, base=entry.base)
+            await stores.reach_external(self._places, moved)
+            await self._port.vote(addr, held, request)
+            return moved, entry.data_key
         if entry.is_new:
             if not member.is_entering:
                 log.warning("the others went on without this manager: it begins anew with their state")

@@ -221,6 +221,12 @@ async def open_external(places: StorePlaces, member: Membership, fraction: Calla
     return opened
 
 
+async def reach_external(places: StorePlaces, member: Membership) -> None:
+    """Make sure that the external etcd can be used from here. Raises: Unavailable, InvalidSpec, StoreUnavailable."""
+    store = await EtcdStore.open(places.external_target(), member.cluster_id, member.node_id)
+    await store.close()
+
+
 async def settle(opened: OpenStore) -> None:
     """Have an external etcd know that the state counts there, once the membership says so. Raises: StoreUnavailable."""
     if opened.mark is not None and not await opened.mark.is_set():
