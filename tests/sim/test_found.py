@@ -502,3 +502,26 @@ def test_a_limit_that_the_next_spec_lifted_binds_nobody(version: int, n_violatio
         events = [RowEvent(type(each).__name__.lower(), each.id, codec.encode(each)) for each in step]
         checker.take(RowBatch(revision, events))
     assert len([each for each in violations if "more than 2" in each]) == n_violations, violations
+
+
+@pytest.mark.parametrize(("is_at_once", "n_violations"), [(True, 0), (False, 1)], ids=["one round", "there before"])
+def test_a_limit_counts_what_was_there_before(is_at_once: bool, n_violations: int) -> None:
+    """Seed 140168: tasks of the spec before, which knew no limit, came to a node in the round that filled it."""
+    violations: list[str] = []
+    moments = itertools.count(1_000 * SECOND, 60 * SECOND)
+    checker = StateChecker(violations.append, lambda: next(moments))
+    service = Service(id="web", spec=a_spec(replicas=2), spec_version=2)
+    waiting = [factories.a_task(f"t{slot}", service=service, slot=slot, state=TaskState.PENDING) for slot in (1, 2)]
+    waiting[0] = msgspec.structs.replace(waiting[0], spec_version=1)
+    waiting[1] = msgspec.structs.replace(waiting[1], spec=factories.a_template(max_replicas=1))
+    placed = [
+        msgspec.structs.replace(
+            task, node_id="n1", status=msgspec.structs.replace(task.status, state=TaskState.ASSIGNED)
+        )
+        for task in waiting
+    ]
+    steps = [[service], [factories.a_node("n1")], waiting, *([placed] if is_at_once else [[each] for each in placed])]
+    for revision, step in enumerate(steps, 1):
+        events = [RowEvent(type(each).__name__.lower(), each.id, codec.encode(each)) for each in step]
+        checker.take(RowBatch(revision, events))
+    assert len([each for each in violations if "more than 1" in each]) == n_violations, violations

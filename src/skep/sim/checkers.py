@@ -44,6 +44,7 @@ class StateChecker:
         self._scaled_down: dict[str, tuple[Nanoseconds, int]] = {}
         self._fresh: list[tuple[str, str]] = []
         self._desired_before: dict[str, TaskState] = {}
+        self._placed_now: set[str] = set()
         self._made_first: dict[tuple[str, int, int], str] = {}
 
     def take(self, rows: RowBatch) -> Batch:
@@ -56,6 +57,7 @@ class StateChecker:
                 changes.append(Put(codec.decode(row.kind, row.value, rows.revision)))
         batch = self.state.apply(changes, rows.revision)
         self._desired_before = {each.id: each.old.desired_state for each in batch.events if isinstance(each.old, Task)}
+        self._placed_now = {each.id for each in batch.events if _is_placed(each.old, each.new)}
         services: dict[str, None] = {}
         for event in batch.events:
             self._claim(event.kind, event.id, event.new)
@@ -70,7 +72,7 @@ class StateChecker:
                 self._check_service(event.old, event.new)
         for event in batch.events:
             if event.kind == "task":
-                self._check_placed(event.old, event.new)
+                self._check_placed(event.new)
         self._check_unique()
         for service_id in services:
             self._check_slots(service_id)
@@ -153,11 +155,9 @@ class StateChecker:
     def _slot(self, task: Task) -> Iterable[Task]:
         return self.state.tasks.where("slot", (task.service_id, task.slot or task.node_id))
 
-    def _check_placed(self, old: Object | None, new: Object | None) -> None:
+    def _check_placed(self, new: Object | None) -> None:
         """A task comes only to a node that may have it, and fits there."""
-        if not isinstance(new, Task) or new.status.state != TaskState.ASSIGNED:
-            return
-        if isinstance(old, Task) and old.status.state >= TaskState.ASSIGNED:
+        if not isinstance(new, Task) or new.id not in self._placed_now:
             return
         node = self.state.nodes.get(new.node_id)
         if self._node_changed_at.get(new.node_id, -RACE) > self._now() - RACE:
@@ -191,7 +191,11 @@ class StateChecker:
         same = [
             each
             for each in tasks
-            if each.service_id == task.service_id and each.desired_state <= TaskState.RUNNING and not each.yielding
+            if each.service_id == task.service_id
+            and each.desired_state <= TaskState.RUNNING
+            and not each.yielding
+            # One of an earlier spec that knew no limit may have been placed after this one, in the same round.
+            and not (each.id in self._placed_now and each.spec_version != task.spec_version)
         ]
         if limit and len(same) > limit:
             self._fail(f"node {node.description.hostname} has more than {limit} tasks of {task.service_name}")
@@ -279,3 +283,9 @@ def _standing(node: Node) -> tuple[object, ...]:
         node.description.resources,
         node.description.hostname,
     )
+
+
+def _is_placed(old: Object | None, new: Object | None) -> bool:
+    """Whether a change gives a task its node."""
+    is_new = not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED
+    return isinstance(new, Task) and new.status.state == TaskState.ASSIGNED and is_new
