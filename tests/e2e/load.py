@@ -84,15 +84,17 @@ def main() -> None:
     targets = [urlsplit(url) for url in urls]
     tasks: queue.SimpleQueue[tuple[Request, int, str] | None] = queue.SimpleQueue()
     requests: list[Request] = []
-    is_over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    # Not an Event: setting one in a handler waits for ever if this thread was just entering its `wait`.
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     began = time.monotonic()
     workers = [threading.Thread(target=work, args=(tasks, began)) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     print("started", flush=True)
     for number in range(int(length_s * rate)):
-        if is_over.wait(max(0.0, began + number / rate - time.monotonic())):
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        if told:
             break
         target = targets[number % len(targets)]
         request = Request(0.0, target.hostname or "", is_kept=bool(number // len(targets) % 2))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -103,11 +104,8 @@ class Place:
         Raises:
             ConnectionRefusedError, TimeoutError, OSError
         """
-        loop = asyncio.get_running_loop()
         with await self.connect(address, number, source=source, timeout=timeout) as one:
-            async with asyncio.timeout(timeout):
-                await loop.sock_sendall(one, b"?")
-                return (await loop.sock_recv(one, 1000)).decode()
+            return await asked(one, timeout)
 
     async def connect(
         self, address: str, number: int, *, source: tuple[str, int] | None = None, timeout: float = TIMEOUT_S
@@ -150,6 +148,18 @@ class Place:
             await asyncio.sleep(0.01)
 
 
+async def asked(connection: Socket, timeout: float = TIMEOUT_S) -> str:
+    """What the server says on a connection that is open.
+
+    Raises:
+        ConnectionResetError, TimeoutError
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout):
+        await loop.sock_sendall(connection, b"?")
+        return (await loop.sock_recv(connection, 1000)).decode()
+
+
 @dataclass
 class Server:
     """Answers everyone with its name and the address and port it sees."""
@@ -158,6 +168,16 @@ class Server:
     sockets: list[Socket] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     seen: list[tuple[str, int]] = field(default_factory=list)
+    open: set[Socket] = field(default_factory=set)
+
+    def reset(self) -> None:
+        """Stop as a program does that dies with requests unread: its connections are reset without a farewell."""
+        for connection in self.open:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for task in self.tasks:
+            task.cancel()
+        for one in self.sockets:
+            one.close()
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -175,10 +195,14 @@ class Server:
 
     async def _answer(self, connection: Socket, peer: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
-        with connection, contextlib.suppress(OSError):
-            connection.setblocking(False)
-            while await loop.sock_recv(connection, 1 << 16):
-                await loop.sock_sendall(connection, f"{self.name} {peer[0]} {peer[1]}".encode())
+        self.open.add(connection)
+        try:
+            with connection, contextlib.suppress(OSError):
+                connection.setblocking(False)
+                while await loop.sock_recv(connection, 1 << 16):
+                    await loop.sock_sendall(connection, f"{self.name} {peer[0]} {peer[1]}".encode())
+        finally:
+            self.open.discard(connection)
 
     async def serve_udp(self, one: Socket) -> None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.kernel.rig import CLIENT_ADDRESS, Place, Running, Swarm, port
+from tests.kernel.rig import CLIENT_ADDRESS, Place, Running, Swarm, asked, port
 
 from skep.model.service import Protocol
 
@@ -193,6 +193,43 @@ async def test_a_connection_attempt_to_a_lost_backend_reaches_a_living_one(swarm
     with await attempt as connection:
         await asyncio.get_running_loop().sock_sendall(connection, b"?")
         assert (await asyncio.get_running_loop().sock_recv(connection, 100)).startswith(b"t3 ")
+
+
+@pytest.mark.parametrize(("number", "is_own"), [(1, False), (2, False), (2, True)])
+async def test_a_client_port_whose_connection_was_reset_reaches_a_living_task(
+    swarm: Swarm, number: int, is_own: bool
+) -> None:
+    """The kernel lets a new connection follow the lost one of the same client port, to a task that listens no more."""
+    left, living = await search(swarm, number, 3)
+    node = swarm.nodes[0]
+    client, source = (node.place, (node.underlay, 33336)) if is_own else (swarm.client, (CLIENT_ADDRESS, 33336))
+    swarm.publish("search", PORTS, [left])
+    await swarm.program()
+    with await client.connect(node.underlay, 9200, source=source) as held:
+        assert (await asked(held)).startswith(left.id)
+        swarm.publish("search", PORTS, [living])
+        await swarm.program()
+        left.server.reset()
+        with pytest.raises(ConnectionResetError):
+            await asked(held)
+    assert (await client.ask(node.underlay, 9200, source=source)).startswith("t3 ")
+
+
+async def test_what_is_open_to_a_task_that_has_gone_is_reset(swarm: Swarm) -> None:
+    """Its machine went without a farewell: the client learns of it with its next packet, and its port is free."""
+    lost, living = await search(swarm, 2, 3)
+    node, source = swarm.nodes[0], (CLIENT_ADDRESS, 33337)
+    swarm.publish("search", PORTS, [lost])
+    await swarm.program()
+    with await swarm.client.connect(node.underlay, 9200, source=source) as held:
+        assert (await asked(held)).startswith("t2 ")
+        lost.place.run("ip", "link", "set", "gw", "down")
+        swarm.publish("search", PORTS, [living])
+        await swarm.end(lost)
+        await swarm.program()
+        with pytest.raises(ConnectionResetError):
+            await asked(held)
+    assert (await swarm.client.ask(node.underlay, 9200, source=source)).startswith("t3 ")
 
 
 async def test_large_datagrams_and_segments_fit(swarm: Swarm) -> None:

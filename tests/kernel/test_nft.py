@@ -47,7 +47,7 @@ def test_every_kind_of_rule_and_element_is_accepted(session: nft.NftSession, nam
     assert session.read_table() == []
     session.apply(nft_text.reload("", FACTS))
     index = index_of(session.read_table())
-    assert {("chain", "many"), ("map", "published"), ("set", "pins")} <= index.keys()
+    assert {("chain", "many"), ("map", "published"), ("set", "pins"), ("ct timeout", "after_reset")} <= index.keys()
     session.apply(nft_text.reload("", FACTS))
     other = nft.open_session(namespace, use_library=isinstance(session, nft.ProgramSession))
     assert index_of(other.read_table()) == index

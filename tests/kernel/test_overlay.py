@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable
 
 import pytest
-from tests.kernel.rig import CLIENT_ADDRESS, Running, Swarm, overlay
+from tests.kernel.rig import CLIENT_ADDRESS, Running, Swarm, asked, overlay
 from tests.kernel.test_ingress import names, refused
 
 pytestmark = [pytest.mark.kernel, pytest.mark.anyio]
@@ -83,6 +83,39 @@ async def test_backends_come_and_go(swarm: Swarm) -> None:
         await swarm.program()
         answers = [await third.place.ask(VIRTUAL_IP, 80) for _ in range(6)]
         assert names(answers) == Counter({task.id: 6 // len(backends) for task in backends})
+
+
+@pytest.mark.parametrize("client_node", [0, 2])
+async def test_a_client_port_whose_connection_was_reset_reaches_a_living_task(swarm: Swarm, client_node: int) -> None:
+    left, living, _ = await shop(swarm)
+    client = await swarm.run("c", swarm.nodes[client_node], networks={"a": "10.0.1.20"})
+    source = ("10.0.1.20", 33336)
+    swarm.balance("shop", "a", VIRTUAL_IP, [left])
+    await swarm.program()
+    with await client.place.connect(VIRTUAL_IP, 80, source=source) as held:
+        assert (await asked(held)).startswith("s1 ")
+        swarm.balance("shop", "a", VIRTUAL_IP, [living])
+        await swarm.program()
+        left.server.reset()
+        with pytest.raises(ConnectionResetError):
+            await asked(held)
+    assert (await client.place.ask(VIRTUAL_IP, 80, source=source)).startswith("s2 ")
+
+
+@pytest.mark.parametrize("client_node", [0, 2])
+async def test_what_is_open_to_a_task_that_has_gone_is_reset(swarm: Swarm, client_node: int) -> None:
+    lost, living, _ = await shop(swarm)
+    client = await swarm.run("c", swarm.nodes[client_node], networks={"a": "10.0.1.20"})
+    swarm.balance("shop", "a", VIRTUAL_IP, [lost])
+    await swarm.program()
+    with await client.place.connect(VIRTUAL_IP, 80) as held:
+        assert (await asked(held)).startswith("s1 ")
+        lost.place.run("ip", "link", "set", "eth0", "down")
+        swarm.balance("shop", "a", VIRTUAL_IP, [living])
+        await swarm.end(lost)
+        await swarm.program()
+        with pytest.raises(ConnectionResetError):
+            await asked(held)
 
 
 async def test_networks_cannot_meet_by_any_address(swarm: Swarm) -> None:

@@ -71,6 +71,9 @@ def index_of(objects: list[dict[str, Any]]) -> Index:
                 settings = {key: value for key, value in content.items() if key not in ("handle", "elem")}
                 elements = frozenset(json.dumps(element, sort_keys=True) for element in content.get("elem", []))
                 index[kind, content["name"]] = (json.dumps(settings, sort_keys=True), elements)
+            elif kind == "ct timeout":
+                settings = {key: value for key, value in content.items() if key != "handle"}
+                index[kind, content["name"]] = json.dumps(settings, sort_keys=True)
     return index
 
 

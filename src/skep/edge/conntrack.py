@@ -1,9 +1,10 @@
-"""Forget connections that can only be lost: those to a backend that has gone.
+"""Forget connections that can only be lost: those to a backend that has left, or gone.
 
-Edge: ctnetlink, on a thread of its own. Only single entries that were translated are deleted: UDP ones, and TCP ones
-still in SYN_SENT, so that the client's own retransmission reaches a living backend. Established TCP is left to end by
-itself, and nothing is ever flushed. The kernel filters the dump, so that entries of others are not even copied.
-Source: linux/netfilter/nfnetlink_conntrack.h.
+Edge: ctnetlink, on a thread of its own. Only single entries that were translated are deleted. Of a backend that left a
+service these are UDP ones, and TCP ones that nobody answers, so that the client's own retransmission reaches a living
+backend; established TCP is left to end by itself. Of one whose address is gone these are all: the client's next packet
+is then reset at once, and its port can be used again. Nothing is ever flushed. The kernel filters the dumps, so that
+entries of others are not even copied. Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
@@ -14,7 +15,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -32,11 +33,15 @@ CT_DELETE: Final = SUBSYSTEM | 2
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_ID, CTA_ZONE = 1, 2, 3, 4, 12, 18
 CTA_FILTER, CTA_STATUS_MASK = 25, 26
 CTA_FILTER_REPLY_FLAGS: Final = 2
+FILTER_SOURCE: Final = 1 << 0
 FILTER_PROTOCOL: Final = 1 << 3
 IPS_SEEN_REPLY: Final = 1 << 1
 IPS_DST_NAT: Final = 1 << 5
 TCP_SYN_SENT: Final = 1
 MAX_PAUSE_S: Final = 0.2
+ANSWER_S: Final = 0.1
+"""A backend that lives has answered an attempt by then; a client makes it again after a second."""
+ASKED_SINGLY: Final = 8
 PROTOCOLS: Final = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 
 log = structlog.get_logger(__name__)
@@ -68,13 +73,15 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Which backends are lost: these targets, and in these subnets all but the living."""
+    """Which backends are lost: these targets, in these subnets all but the living, and the addresses that are gone."""
 
     targets: frozenset[Target] = frozenset()
     alive: frozenset[Target] = frozenset()
     subnets: tuple[ipaddress.IPv4Network, ...] = ()
+    gone: frozenset[str] = frozenset()
 
     def covers(self, flow: Flow) -> bool:
+        """Whether the flow's backend has left."""
         names = {Target(flow.source), Target(flow.source, flow.protocol, flow.port)}
         if not names.isdisjoint(self.targets):
             return True
@@ -95,15 +102,16 @@ class Sweeper:
         self._lock = threading.Lock()
         self._waiting: dict[int, Lost] = {}
 
-    def leave(self, descriptor: int, targets: Iterable[Target]) -> None:
+    def leave(self, descriptor: int, targets: Iterable[Target], gone: Iterable[str] = ()) -> None:
         """Forget, soon, what can only be lost towards these backends. From any thread.
 
         Args:
             descriptor: Of the namespace in which they were translated to; may be closed after the call.
+            gone: Addresses to which there is no way any more.
         """
-        wanted = frozenset(targets)
-        if wanted:
-            self._add(descriptor, Lost(targets=wanted))
+        lost = Lost(targets=frozenset(targets), gone=frozenset(gone))
+        if lost.targets or lost.gone:
+            self._add(descriptor, lost)
 
     def leave_all_but(self, descriptor: int, alive: Iterable[Target], subnets: Sequence[ipaddress.IPv4Network]) -> None:
         """Forget, soon, what can only be lost towards any backend in these subnets that is not among the living."""
@@ -144,7 +152,7 @@ class Sweeper:
             time.sleep(min(3 * (time.monotonic() - started), MAX_PAUSE_S))
 
 
-def forget(descriptor: int, lost: Sequence[Lost]) -> int:
+def forget(descriptor: int, lost: Sequence[Lost], sleep: Callable[[float], None] = time.sleep) -> int:
     """Delete what can only be lost.
 
     Args:
@@ -158,35 +166,63 @@ def forget(descriptor: int, lost: Sequence[Lost]) -> int:
     with entered(descriptor):
         connection = NetlinkSocket(netlink.NETLINK_NETFILTER)
     try:
-        flows = [*_dump(connection, unreplied_only=True), *_dump(connection, protocol=socket.IPPROTO_UDP)]
-        handles = {flow.handle for flow in flows if is_doomed(flow) and any(each.covers(flow) for each in lost)}
-        body = _HEADER.pack(socket.AF_INET, 0, 0)
-        gone = frozenset({errno.ENOENT})
-        connection.send([Request(CT_DELETE, 0, body + handle, "forget a flow", gone) for handle in handles])
-        return len(handles)
+        flows = _flows_to_gone(connection, {address for each in lost for address in each.gone})
+        flows += _covered(_dump(connection, protocol=socket.IPPROTO_UDP), lost)
+        count = _delete(connection, flows)
+        waiting = _attempts(connection, lost)
+        if waiting:
+            sleep(ANSWER_S)  # One that is just being answered must not lose its answer.
+            still = {flow.handle for flow in _attempts(connection, lost)}
+            count += _delete(connection, [flow for flow in waiting if flow.handle in still])
+        return count
     finally:
         connection.close()
 
 
-def is_doomed(flow: Flow) -> bool:
-    """Whether a flow is lost if its backend is: it was translated, and it is UDP or a TCP connection not yet made."""
-    is_unmade = flow.protocol == "udp" or (flow.protocol == "tcp" and flow.tcp_state == TCP_SYN_SENT)
-    return is_unmade and bool(flow.status & IPS_DST_NAT)
+def _attempts(connection: NetlinkSocket, lost: Sequence[Lost]) -> list[Flow]:
+    """TCP connections that are not made yet."""
+    found = _dump(connection, protocol=socket.IPPROTO_TCP, unreplied_only=True)
+    return [flow for flow in _covered(found, lost) if flow.tcp_state == TCP_SYN_SENT]
 
 
-def _dump(connection: NetlinkSocket, *, protocol: int = 0, unreplied_only: bool = False) -> Iterator[Flow]:
-    """Flows that were translated; the kernel leaves out the others."""
+def _covered(flows: Iterable[Flow], lost: Sequence[Lost]) -> list[Flow]:
+    return [flow for flow in flows if any(each.covers(flow) for each in lost)]
+
+
+def _flows_to_gone(connection: NetlinkSocket, gone: Collection[str]) -> list[Flow]:
+    """All there is towards these addresses; the kernel looks for a few, and many are looked for here in one reading."""
+    if len(gone) <= ASKED_SINGLY:
+        return [flow for address in sorted(gone) for flow in _dump(connection, source=address)]
+    return [flow for flow in _dump(connection) if flow.source in gone]
+
+
+def _delete(connection: NetlinkSocket, flows: Iterable[Flow]) -> int:
+    body, ended_meanwhile = _HEADER.pack(socket.AF_INET, 0, 0), frozenset({errno.ENOENT})
+    handles = {flow.handle for flow in flows if flow.status & IPS_DST_NAT}
+    connection.send([Request(CT_DELETE, 0, body + handle, "forget a flow", ended_meanwhile) for handle in handles])
+    return len(handles)
+
+
+def _dump(
+    connection: NetlinkSocket, *, protocol: int = 0, source: str = "", unreplied_only: bool = False
+) -> Iterator[Flow]:
+    """Flows that were translated; the kernel leaves out the others, and those of other protocols and sources."""
     mask = IPS_DST_NAT | (IPS_SEEN_REPLY if unreplied_only else 0)
     parts = [
         _HEADER.pack(socket.AF_INET, 0, 0),
         attribute(CTA_STATUS, IPS_DST_NAT.to_bytes(4, "big")),
         attribute(CTA_STATUS_MASK, mask.to_bytes(4, "big")),
     ]
+    wanted, flags = b"", 0
+    if source:
+        wanted += attribute(1 | _NESTED, attribute(1, socket.inet_aton(source)))
+        flags |= FILTER_SOURCE
     if protocol:
-        tuple_part = attribute(2 | _NESTED, attribute(1, bytes([protocol])))
-        flags = struct.pack("=I", FILTER_PROTOCOL)
-        parts.append(attribute(CTA_TUPLE_REPLY | _NESTED, tuple_part))
-        parts.append(attribute(CTA_FILTER | _NESTED, attribute(CTA_FILTER_REPLY_FLAGS, flags)))
+        wanted += attribute(2 | _NESTED, attribute(1, bytes([protocol])))
+        flags |= FILTER_PROTOCOL
+    if flags:
+        parts.append(attribute(CTA_TUPLE_REPLY | _NESTED, wanted))
+        parts.append(attribute(CTA_FILTER | _NESTED, attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", flags))))
     for reply in connection.dump(Request(CT_GET, 0, b"".join(parts), "list flows")):
         flow = read_flow(reply.body)
         if flow is not None:

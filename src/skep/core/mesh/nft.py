@@ -12,6 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from skep.core.mesh import naming
 from skep.core.mesh.facts import Balance, Chain, Edits, Element, Fact, Facts, Skeleton, Space, Value
 
+# A client that reuses the port of a connection the task has reset: conntrack takes its SYN for a stray of that one and
+# lets it follow to the task it had, which listens no more. So what was reset is followed for a second only, for packets
+# still under way, and until then a SYN is dropped: the client sends it again, and that reaches a task that listens.
+AFTER_RESET = """ct timeout after_reset {
+    protocol tcp
+    l3proto ip
+    policy = { close : 1 }
+  }"""
+FORGET_RESET = 'meta l4proto tcp ct status dnat ct timeout set "after_reset"'
+SYN_AFTER_RESET = (
+    "tcp flags & (fin | syn | rst | ack) == syn ct state established ct status dnat ct expiration <= 1s drop"
+)
+
 MARK = f"{naming.MARK_TAG:#010x}"
 MASK = f"{naming.MARK_MASK:#010x}"
 
@@ -32,6 +45,7 @@ def node_skeleton(*, port: int, mesh: str, ingress_subnets: Sequence[str]) -> st
         for subnet in ingress_subnets
     )
     return f"""
+  {AFTER_RESET}
   set peers {{ type ipv4_addr; }}
   set nodes {{ type ipv4_addr; }}
   set pins {{ typeof iifname . ether saddr . ip saddr; }}
@@ -50,8 +64,13 @@ def node_skeleton(*, port: int, mesh: str, ingress_subnets: Sequence[str]) -> st
   }}
   chain remember {{
     type filter hook prerouting priority -150;
+    {SYN_AFTER_RESET}
     iifname "{naming.INGRESS_DEVICE}" ct state new ct direction original ct mark set ether saddr map @marks
     iifname "{naming.GATEWAY_PREFIX}*" ct direction reply ct mark & {MASK} == {MARK} meta mark set ct mark
+  }}
+  chain remember_own {{
+    type filter hook output priority -150;
+    {SYN_AFTER_RESET}
   }}
   chain translate {{
     type nat hook prerouting priority -100;
@@ -100,6 +119,7 @@ def node_skeleton(*, port: int, mesh: str, ingress_subnets: Sequence[str]) -> st
   }}
   chain source {{
     type nat hook postrouting priority 100;
+    {FORGET_RESET}
     iifname "{naming.GATEWAY_PREFIX}*" ct status dnat {as_node}
     oifname "{naming.GATEWAY_PREFIX}*" ct status dnat jump source_inward
     oifname "{naming.INGRESS_DEVICE}" ct status dnat jump source_inward
@@ -128,6 +148,7 @@ def router_skeleton(subnets: Sequence[tuple[str, str]]) -> str:
         f"ip daddr {subnet} ct status dnat ip saddr . ip daddr @selves snat to {gateway}" for subnet, gateway in subnets
     )
     return f"""
+  {AFTER_RESET}
   set pins {{ typeof iifname . ether saddr . ip saddr; }}
   set selves {{ type ipv4_addr . ipv4_addr; }}
   set remotes {{ type ipv4_addr; }}
@@ -135,6 +156,10 @@ def router_skeleton(subnets: Sequence[tuple[str, str]]) -> str:
   chain guard {{
     type filter hook prerouting priority -350;
     iifname "{naming.PORT_PREFIX}*" iifname . ether saddr . ip saddr != @pins drop
+  }}
+  chain remember {{
+    type filter hook prerouting priority -150;
+    {SYN_AFTER_RESET}
   }}
   chain translate {{
     type nat hook prerouting priority -100;
@@ -151,6 +176,7 @@ def router_skeleton(subnets: Sequence[tuple[str, str]]) -> str:
   }}
   chain source {{
     type nat hook postrouting priority 100;
+    {FORGET_RESET}
     {hairpins}
   }}
 """

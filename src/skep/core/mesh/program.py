@@ -362,6 +362,11 @@ def _cable_facts(space: str, device: str, address: str) -> dict[Fact, Value]:
     }
 
 
+def ways_to(space: str, address: str) -> tuple[Fact, Fact]:
+    """The facts one of which is there as long as an address of a space belongs to a task, here or elsewhere."""
+    return Route(space, MAIN_TABLE, f"{address}/32"), Element(space, "remotes", address)
+
+
 def gateway_of(subnet: IPAMConfig) -> str:
     """The router's own address in a subnet: the allocated one, or its first."""
     return _bare(subnet.gateway) or str(ipaddress.IPv4Network(subnet.subnet)[1])
