@@ -33,10 +33,15 @@ def first_node(swarm: Swarm) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("n_gone", [1, ASKED_SINGLY + 1])
-async def test_all_there_is_to_an_address_that_is_gone_is_forgotten_and_nothing_else(
+async def test_what_is_open_to_an_address_that_is_gone_is_forgotten_and_nothing_else(
     swarm: Swarm, tasks: list[Running], first_node: int, n_gone: int
 ) -> None:
     address = swarm.nodes[0].underlay
+    for _ in range(4):  # These are over: their ports may be another connection's before they are forgotten.
+        await swarm.client.ask(address, 9200)
+    while any(task.server.open for task in tasks):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     held = [await swarm.client.connect(address, 9200) for _ in range(4)]
     swarm.publish("search", PORTS, tasks[1:])
     await swarm.program()

@@ -2,9 +2,9 @@
 
 Edge: ctnetlink, on a thread of its own. Only single entries that were translated are deleted. Of a backend that left a
 service these are UDP ones, and TCP ones that nobody answers, so that the client's own retransmission reaches a living
-backend; established TCP is left to end by itself. Of one whose address is gone these are all: the client's next packet
-is then reset at once, and its port can be used again. Nothing is ever flushed. The kernel filters the dumps, so that
-entries of others are not even copied. Source: linux/netfilter/nfnetlink_conntrack.h.
+backend; established TCP is left to end by itself. Of one whose address is gone it is all that is open: the client's
+next packet is then reset at once. Nothing is ever flushed. The kernel filters the dumps, so that entries of others are
+not even copied. Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
@@ -37,7 +37,7 @@ FILTER_SOURCE: Final = 1 << 0
 FILTER_PROTOCOL: Final = 1 << 3
 IPS_SEEN_REPLY: Final = 1 << 1
 IPS_DST_NAT: Final = 1 << 5
-TCP_SYN_SENT: Final = 1
+TCP_SYN_SENT, TCP_TIME_WAIT, TCP_CLOSE = 1, 7, 8
 MAX_PAUSE_S: Final = 0.2
 ANSWER_S: Final = 0.1
 """A backend that lives has answered an attempt by then; a client makes it again after a second."""
@@ -166,7 +166,7 @@ def forget(descriptor: int, lost: Sequence[Lost], sleep: Callable[[float], None]
     with entered(descriptor):
         connection = NetlinkSocket(netlink.NETLINK_NETFILTER)
     try:
-        flows = _flows_to_gone(connection, {address for each in lost for address in each.gone})
+        flows = _open_to_gone(connection, {address for each in lost for address in each.gone})
         flows += _covered(_dump(connection, protocol=socket.IPPROTO_UDP), lost)
         count = _delete(connection, flows)
         waiting = _attempts(connection, lost)
@@ -189,11 +189,17 @@ def _covered(flows: Iterable[Flow], lost: Sequence[Lost]) -> list[Flow]:
     return [flow for flow in flows if any(each.covers(flow) for each in lost)]
 
 
-def _flows_to_gone(connection: NetlinkSocket, gone: Collection[str]) -> list[Flow]:
-    """All there is towards these addresses; the kernel looks for a few, and many are looked for here in one reading."""
+def _open_to_gone(connection: NetlinkSocket, gone: Collection[str]) -> list[Flow]:
+    """What is open towards these addresses; the kernel looks for a few, and many are looked for here in one reading.
+
+    A client may take the port of a connection that is over at any moment, and the kernel may name the new one as it
+    named that: those are left to time out.
+    """
     if len(gone) <= ASKED_SINGLY:
-        return [flow for address in sorted(gone) for flow in _dump(connection, source=address)]
-    return [flow for flow in _dump(connection) if flow.source in gone]
+        found = [flow for address in sorted(gone) for flow in _dump(connection, source=address)]
+    else:
+        found = [flow for flow in _dump(connection) if flow.source in gone]
+    return [flow for flow in found if flow.tcp_state not in (TCP_TIME_WAIT, TCP_CLOSE)]
 
 
 def _delete(connection: NetlinkSocket, flows: Iterable[Flow]) -> int:
