@@ -62,15 +62,18 @@ def node_skeleton(*, port: int, mesh: str, ingress_subnets: Sequence[str]) -> st
     {about_tasks}
     iifname "{naming.INGRESS_DEVICE}" ct original zone set ether saddr map @zones
   }}
-  chain remember {{
+  chain reopen {{
     type filter hook prerouting priority -150;
     {SYN_AFTER_RESET}
-    iifname "{naming.INGRESS_DEVICE}" ct state new ct direction original ct mark set ether saddr map @marks
-    iifname "{naming.GATEWAY_PREFIX}*" ct direction reply ct mark & {MASK} == {MARK} meta mark set ct mark
   }}
-  chain remember_own {{
+  chain reopen_own {{
     type filter hook output priority -150;
     {SYN_AFTER_RESET}
+  }}
+  chain remember {{
+    type filter hook prerouting priority -150;
+    iifname "{naming.INGRESS_DEVICE}" ct state new ct direction original ct mark set ether saddr map @marks
+    iifname "{naming.GATEWAY_PREFIX}*" ct direction reply ct mark & {MASK} == {MARK} meta mark set ct mark
   }}
   chain translate {{
     type nat hook prerouting priority -100;
@@ -157,7 +160,7 @@ def router_skeleton(subnets: Sequence[tuple[str, str]]) -> str:
     type filter hook prerouting priority -350;
     iifname "{naming.PORT_PREFIX}*" iifname . ether saddr . ip saddr != @pins drop
   }}
-  chain remember {{
+  chain reopen {{
     type filter hook prerouting priority -150;
     {SYN_AFTER_RESET}
   }}
