@@ -93,7 +93,7 @@ def crashing(order: str) -> Callable[[Lab], None]:
         said = update(
             lab, "--args", "sh -c 'exit 7'", "--update-order", order, "--update-failure-action", "rollback",
         )  # fmt: skip
-        # The CLI leaves once it has seen the tasks stable for long enough, a moment before the manager says so or after.
+        # The CLI leaves once it saw the tasks stable for long enough, a moment before the manager says so or after.
         wait_until(lambda: update_state(lab) == "rollback_completed", f"not rolled back; the CLI said {said}", 5)
         kept = before & {task["ID"] for task in tasks(lab, DesiredState="running")}
         assert len(kept) >= REPLICAS - 2  # Only the two slots that were tried.
