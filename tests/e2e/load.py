@@ -24,12 +24,20 @@ WORKERS = 48
 
 @dataclass
 class Request:
-    """Attributes: began_s: since the load began; opened_s: its connection; error: empty if it was answered with 200."""
+    """One request.
+
+    Attributes:
+        began_s: Since the load began, as all moments.
+        opened_s: The connection it was begun on.
+        again_s: When it was sent again on a new connection because that one, a kept one, had ended; 0 if it was not.
+        error: Empty if it was answered with 200.
+    """
 
     began_s: float
     host: str
     is_kept: bool
     opened_s: float = 0.0
+    again_s: float = 0.0
     took_s: float = 0.0
     answer: str = ""
     error: str = ""
@@ -48,7 +56,9 @@ def ask(request: Request, port: int, path: str, began: float, kept: dict[str, Ke
     reused = kept.pop(request.host, None) if request.is_kept else None
     now_s = round(time.monotonic() - began, 4)
     opened = reused or Kept(http.client.HTTPConnection(request.host, port, timeout=TIMEOUT_S), now_s)
-    connection, request.opened_s = opened.connection, opened.opened_s
+    connection = opened.connection
+    if not request.again_s:
+        request.opened_s = opened.opened_s
     try:
         connection.request("GET", path, headers={} if request.is_kept else {"Connection": "close"})
         response = connection.getresponse()
@@ -61,6 +71,7 @@ def ask(request: Request, port: int, path: str, began: float, kept: dict[str, Ke
     except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
         if reused:
             connection.close()
+            request.again_s = round(time.monotonic() - began, 4)
             ask(request, port, path, began, kept)
             return
         request.error = repr(error)

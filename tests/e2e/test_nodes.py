@@ -136,10 +136,15 @@ def balancing_right_since(requests: list[Request], wanted: frozenset[str]) -> fl
 def late_since(moment_s: float, requests: list[Request]) -> list[Request]:
     """Requests begun since then that failed, or took long on a connection that is no older.
 
-    A connection to a task on a silent node is not dropped: it goes on when the node does, or ends when it is down.
+    A connection to a task on a silent node is not dropped: it goes on when the node does, or is reset when it is down;
+    then the request is sent again.
     """
-    begun = [request for request in requests if request.began_s > moment_s]
-    return [request for request in begun if request.error or (request.took_s > 1.0 and request.opened_s > moment_s)]
+
+    def took_long(request: Request) -> bool:
+        since_s = request.began_s if request.opened_s > moment_s else request.again_s
+        return since_s > 0 and request.began_s + request.took_s - since_s > 1.0
+
+    return [each for each in requests if each.began_s > moment_s and (each.error or took_long(each))]
 
 
 @pytest.mark.soak
