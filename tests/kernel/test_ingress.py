@@ -232,6 +232,25 @@ async def test_what_is_open_to_a_task_that_has_gone_is_reset(swarm: Swarm) -> No
     assert (await swarm.client.ask(node.underlay, 9200, source=source)).startswith("t3 ")
 
 
+async def test_what_a_task_sent_last_arrives_after_its_address_went(swarm: Swarm) -> None:
+    """Its node heard of its end before its last packets came by; the same address for another task ends nothing."""
+    [task] = await search(swarm, 2)
+    node, loop = swarm.nodes[0], asyncio.get_running_loop()
+    endpoint = swarm.items[f"endpoint/ingress/{task.id}"]
+    with await swarm.client.connect(node.underlay, 9200) as held:
+        assert (await asked(held)).startswith("t2 ")
+        swarm.remove(endpoint.key)
+        swarm.publish("search", PORTS, [])
+        await swarm.program(node)
+        [connection] = task.server.open
+        await loop.sock_sendall(connection, b"farewell")
+        assert await asyncio.wait_for(loop.sock_recv(held, 100), 0.9) == b"farewell"
+        swarm.put(endpoint)
+        await swarm.program(node)
+        await asyncio.sleep(1.5)
+        assert (await asked(held)).startswith("t2 ")
+
+
 async def test_large_datagrams_and_segments_fit(swarm: Swarm) -> None:
     [task] = await search(swarm, 3)
     node, loop = swarm.nodes[0], asyncio.get_running_loop()

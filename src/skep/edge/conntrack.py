@@ -3,7 +3,7 @@
 Edge: ctnetlink, on a thread of its own. Only single entries that were translated are deleted. Of a backend that left a
 service these are UDP ones, and TCP ones that nobody answers, so that the client's own retransmission reaches a living
 backend; established TCP is left to end by itself. Of one whose address is gone it is all that is open: the client's
-next packet is then reset at once. Nothing is ever flushed. The kernel filters the dumps, so that entries of others are
+next packet is then reset. Nothing is ever flushed. The kernel filters the dumps, so that entries of others are
 not even copied. Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -41,6 +41,8 @@ TCP_SYN_SENT, TCP_TIME_WAIT, TCP_CLOSE = 1, 7, 8
 MAX_PAUSE_S: Final = 0.2
 ANSWER_S: Final = 0.1
 """A backend that lives has answered an attempt by then; a client makes it again after a second."""
+FAREWELL_S: Final = 1.0
+"""What a task sent last may be under way when its address goes; it reaches its client only while it is followed."""
 ASKED_SINGLY: Final = 8
 PROTOCOLS: Final = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 
@@ -89,8 +91,17 @@ class Lost:
         return names.isdisjoint(self.alive) and any(address in subnet for subnet in self.subnets)
 
 
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Addresses to which the way went. Attributes: due: by the monotonic clock; is_back: whether it is there again."""
+
+    due: float
+    addresses: Collection[str]
+    is_back: Callable[[str], bool]
+
+
 class Sweeper:
-    """Forgets flows on a thread of its own.
+    """Forgets flows on threads of its own.
 
     Reading the kernel's table takes as long as the table is large, however little of it is ours (18 ms at 262,144
     buckets), so what comes in meanwhile is done together, and nobody waits for it: new connections have
@@ -99,23 +110,37 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skep-conntrack")
+        self._late_executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skep-conntrack-late")
         self._lock = threading.Lock()
         self._waiting: dict[int, Lost] = {}
+        self._gone: dict[int, _Gone] = {}
+        self._is_closing = threading.Event()
 
-    def leave(self, descriptor: int, targets: Iterable[Target], gone: Iterable[str] = ()) -> None:
+    def leave(self, descriptor: int, targets: Iterable[Target]) -> None:
         """Forget, soon, what can only be lost towards these backends. From any thread.
 
         Args:
             descriptor: Of the namespace in which they were translated to; may be closed after the call.
-            gone: Addresses to which there is no way any more.
         """
-        lost = Lost(targets=frozenset(targets), gone=frozenset(gone))
-        if lost.targets or lost.gone:
-            self._add(descriptor, lost)
+        wanted = frozenset(targets)
+        if wanted:
+            self._add(descriptor, Lost(targets=wanted))
 
     def leave_all_but(self, descriptor: int, alive: Iterable[Target], subnets: Sequence[ipaddress.IPv4Network]) -> None:
         """Forget, soon, what can only be lost towards any backend in these subnets that is not among the living."""
         self._add(descriptor, Lost(alive=frozenset(alive), subnets=tuple(subnets)))
+
+    def leave_gone(self, descriptor: int, addresses: Collection[str], is_back: Callable[[str], bool]) -> None:
+        """Forget, once what is under way has arrived, all that is open towards addresses to which the way went.
+
+        Args:
+            descriptor: As for `leave`.
+            is_back: Asked then, on another thread: whether somebody has such an address again.
+        """
+        if addresses:
+            with self._lock:
+                self._gone[os.dup(descriptor)] = _Gone(time.monotonic() + FAREWELL_S, addresses, is_back)
+            self._late_executor.submit(self._sweep_gone)
 
     def _add(self, descriptor: int, lost: Lost) -> None:
         with self._lock:
@@ -124,32 +149,57 @@ class Sweeper:
 
     def close(self) -> None:
         """Finish what was left to do."""
+        self._is_closing.set()
         self._executor.shutdown(wait=True)
+        self._late_executor.shutdown(wait=True)
 
     def _sweep(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-        if not waiting:
+        _forget_in_each(waiting)
+
+    def _sweep_gone(self) -> None:
+        with self._lock:
+            first = next(iter(self._gone.values()), None)  # Later ones are due later.
+        if first is None:
             return  # An earlier sweep did it with its own.
-        started = time.monotonic()
-        lost: dict[tuple[int, int], list[Lost]] = defaultdict(list)
-        descriptors: dict[tuple[int, int], int] = {}
-        for descriptor, each in waiting.items():
-            status = os.fstat(descriptor)
-            namespace = (status.st_dev, status.st_ino)
-            lost[namespace].append(each)
-            descriptors[namespace] = descriptor
-        try:
-            for namespace, wanted in lost.items():
-                forget(descriptors[namespace], wanted)
-        except (netlink.NetlinkRefused, NamespaceFailure, OSError) as error:
-            # Flows that should be gone time out by themselves: slower, but nothing else depends on it.
-            log.warning("flows to a lost backend could not be forgotten", error=str(error))
-        finally:
-            for descriptor in waiting:
-                os.close(descriptor)
-            # Under a stream of changes a quarter of one processor, no more; what comes in meanwhile is done together.
-            time.sleep(min(3 * (time.monotonic() - started), MAX_PAUSE_S))
+        self._is_closing.wait(max(0.0, first.due - time.monotonic()))
+        now = time.monotonic()
+        with self._lock:
+            due = {at: gone for at, gone in self._gone.items() if gone.due <= now or self._is_closing.is_set()}
+            for descriptor in due:
+                del self._gone[descriptor]
+        _forget_in_each(
+            {
+                descriptor: Lost(gone=frozenset(address for address in gone.addresses if not gone.is_back(address)))
+                for descriptor, gone in due.items()
+            }
+        )
+
+
+def _forget_in_each(waiting: Mapping[int, Lost]) -> None:
+    """Forget what is lost in each of these namespaces, and close their descriptors."""
+    if not waiting:
+        return  # An earlier sweep did it with its own.
+    started = time.monotonic()
+    lost: dict[tuple[int, int], list[Lost]] = defaultdict(list)
+    descriptors: dict[tuple[int, int], int] = {}
+    for descriptor, each in waiting.items():
+        status = os.fstat(descriptor)
+        namespace = (status.st_dev, status.st_ino)
+        lost[namespace].append(each)
+        descriptors[namespace] = descriptor
+    try:
+        for namespace, wanted in lost.items():
+            forget(descriptors[namespace], wanted)
+    except (netlink.NetlinkRefused, NamespaceFailure, OSError) as error:
+        # Flows that should be gone time out by themselves: slower, but nothing else depends on it.
+        log.warning("flows to a lost backend could not be forgotten", error=str(error))
+    finally:
+        for descriptor in waiting:
+            os.close(descriptor)
+        # Under a stream of changes a quarter of one processor, no more; what comes in meanwhile is done together.
+        time.sleep(min(3 * (time.monotonic() - started), MAX_PAUSE_S))
 
 
 def forget(descriptor: int, lost: Sequence[Lost], sleep: Callable[[float], None] = time.sleep) -> int:

@@ -172,8 +172,9 @@ class Kernel:
         put = {fact: value for fact, value in edits.put.items() if fact.space == name}
         gone = {fact: value for fact, value in edits.remove.items() if fact.space == name}
         space.apply_nft(nft_text.amend(name, edits, before))
+        self._sweeper.leave(space.descriptor, _left_behind(put, gone, before))
         space.remove_entries(gone)
-        self._sweeper.leave(space.descriptor, _left_behind(put, gone, before), self._unreachable(name, gone))
+        self._leave_gone(space, gone)
         old_cables = [fact.device for fact in (*put, *gone) if isinstance(fact, f.Cable) and fact in before]
         space.delete_links(old_cables)
         for fact, value in put.items():
@@ -182,10 +183,14 @@ class Kernel:
         space.put_entries(put)
         self.check_nft(name)
 
-    def _unreachable(self, name: f.Space, gone: dict[Fact, Value]) -> set[str]:
-        """Addresses of a space to which the way has gone, and that nobody else has by now."""
+    def _leave_gone(self, space: Space, gone: dict[Fact, Value]) -> None:
+        """Let go of what is open to addresses to which the way has gone, unless somebody else has them."""
+
+        def is_back(address: str) -> bool:
+            return not self.known.keys().isdisjoint(program.ways_to(space.name, address))
+
         lost = {fact.address for fact in gone if isinstance(fact, f.Neighbour)}
-        return {address for address in lost if self.known.keys().isdisjoint(program.ways_to(name, address))}
+        self._sweeper.leave_gone(space.descriptor, lost, is_back)
 
     def _make_device(self, space: Space, device: str, spec: f.TunnelSpec | f.CableSpec) -> None:
         if isinstance(spec, f.TunnelSpec):
