@@ -83,7 +83,8 @@ def _hindrances(roster: Roster, task: Task) -> Iterator[Nanoseconds]:
         return
     earlier = [old for old in before if old.yielding or not is_live(old)]
     stopping = [old for old in earlier if roster.is_stopping(old)]
-    yield from (lease_end(roster, old) for old in earlier if may_run_unseen(roster, old))
+    # Also one that nobody told to go: its first replacement waited for the lease, and failed or was of an earlier spec.
+    yield from (lease_end(roster, old) for old in before if may_run_unseen(roster, old))
     if not stopping:
         return
     if modes.is_at_most_one(roster.service):
