@@ -525,3 +525,20 @@ def test_a_limit_counts_what_was_there_before(is_at_once: bool, n_violations: in
         events = [RowEvent(type(each).__name__.lower(), each.id, codec.encode(each)) for each in step]
         checker.take(RowBatch(revision, events))
     assert len([each for each in violations if "more than 1" in each]) == n_violations, violations
+
+
+def test_whoever_starts_in_an_at_most_one_slot_waits_for_the_lease_of_a_lost_task() -> None:
+    """Seed 153566: the lost task's heir was refused, and the heir's successor waited for its own delay only."""
+    world = World()
+    world.add_nodes("n1", "n2", "n3")
+    world.create(a_spec(replicas=1, labels={"skep.partition": "at-most-one"}))
+    world.settle()
+    (lost,) = world.running()
+    world.kill(lost.node_id)
+    world.advance(1)
+    (heir,) = [task for task in world.live() if task.id != lost.id]
+    world.put(msgspec.structs.replace(heir, not_before=0, look_at=1))
+    world.advance(18)
+    assert world.running() == []
+    world.settle()
+    assert [task.id for task in world.running()] == [heir.id]
