@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -61,15 +62,21 @@ async def test_what_is_open_to_an_address_that_is_gone_is_forgotten_and_nothing_
     assert answers == {"reset", "t3"}
 
 
+async def unanswered(swarm: Swarm, task: Running) -> "asyncio.Future[socket.socket]":
+    """A client's attempt that has reached the task, whose answers are held back."""
+    swarm.publish("search", PORTS, [task])
+    await swarm.program()
+    task.place.run("nft", DROP_ANSWERS)
+    attempt = asyncio.ensure_future(swarm.client.connect(swarm.nodes[0].underlay, 9200))
+    await asyncio.sleep(0.2)
+    return attempt
+
+
 async def test_an_attempt_that_is_just_being_answered_keeps_its_answer(
     swarm: Swarm, tasks: list[Running], first_node: int
 ) -> None:
     slow = tasks[0]
-    swarm.publish("search", PORTS, [slow])
-    await swarm.program()
-    slow.place.run("nft", DROP_ANSWERS)
-    attempt = asyncio.ensure_future(swarm.client.connect(swarm.nodes[0].underlay, 9200))
-    await asyncio.sleep(0.2)
+    attempt = await unanswered(swarm, slow)
     is_made = threading.Event()
     attempt.add_done_callback(lambda _: is_made.set())
 
@@ -85,11 +92,7 @@ async def test_an_attempt_that_is_just_being_answered_keeps_its_answer(
 
 async def test_an_attempt_that_nobody_answers_is_forgotten(swarm: Swarm, tasks: list[Running], first_node: int) -> None:
     silent = tasks[0]
-    swarm.publish("search", PORTS, [silent])
-    await swarm.program()
-    silent.place.run("nft", DROP_ANSWERS)
-    attempt = asyncio.ensure_future(swarm.client.connect(swarm.nodes[0].underlay, 9200))
-    await asyncio.sleep(0.2)
+    attempt = await unanswered(swarm, silent)
     waits: list[float] = []
     lost = Lost(targets=frozenset({Target(silent.ingress, "tcp", 80)}))
     assert await asyncio.to_thread(forget, first_node, [lost], waits.append) == 1
