@@ -23,11 +23,14 @@ from tests.agent.node import (
 )
 from tests.core.orchestrate.world import World, a_job, a_spec
 
+from skep.agent import fence
 from skep.agent.assignments import AssignmentSet
 from skep.agent.network import Mesh
 from skep.core import allocate, observe, schedule
 from skep.core.allocate import Ledger
 from skep.core.dispatch import DRAIN_LIMIT
+from skep.core.orchestrate import modes
+from skep.core.orchestrate.starts import PARTITION_LEASE
 from skep.core.plan import Dirty
 from skep.core.schedule import Inventory
 from skep.lib.durations import SECOND
@@ -46,6 +49,7 @@ from skep.sim import convergence
 from skep.sim.checkers import StateChecker
 from skep.sim.clock import SimClock
 from skep.sim.loop import SimLoop
+from skep.sim.network import PING
 from skep.sim.workload import Workload
 from skep.store.changes import Delete
 
@@ -154,6 +158,19 @@ def test_the_heir_of_an_at_most_one_task_waits_when_its_node_is_removed() -> Non
     node = world.node(old.node_id)
     world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
     assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
+
+
+def test_the_heir_waits_until_a_removed_node_has_noticed_that_nobody_is_there() -> None:
+    """Seed 200693: a node was removed 2.4 s after it was cut off, before it knew; its lease began after the heir's."""
+    world = World()
+    world.add_nodes("n1", "n2")
+    world.create(a_spec(labels=AT_MOST_ONE))
+    world.settle()
+    old, removed_at = world.running()[0], world.now
+    node = world.node(old.node_id)
+    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    noticed_at = removed_at + PING[1] + fence.TICK
+    assert _raised_at(world, old.id) >= noticed_at + PARTITION_LEASE + modes.stop_grace(old.spec)
 
 
 def test_an_heir_that_was_already_waiting_waits_longer_when_the_old_tasks_node_is_removed() -> None:

@@ -9,7 +9,7 @@ from skep.sim.world import Scenario, simulate
 
 pytestmark = pytest.mark.soak  # Some minutes: the gate is run by `make soak`.
 
-LIMIT = 40
+LIMIT = 100
 
 
 def test_there_are_enough_mutants() -> None:

@@ -17,7 +17,7 @@ from skep.model.lifecycle import TaskState, is_active, is_progress, is_terminal
 from skep.model.node import Availability, Node, NodeState
 from skep.model.service import Service
 from skep.model.task import Task
-from skep.ports.store import RowBatch
+from skep.ports.store import RowBatch, Write
 from skep.store.changes import Batch, Change, Delete, Put
 from skep.store.state import State
 
@@ -92,8 +92,15 @@ class StateChecker:
             self._claims[owner] = after
             self._fresh.append(owner)
 
+    def refuse(self, writes: Iterable[Write]) -> None:
+        """Note numbers that were given out in what was not stored: who did so may not know, and lets them rest."""
+        for write in writes:
+            if write.value is not None:
+                for claim in claims_of(codec.decode(write.kind, write.value, 0)):
+                    self._freed_at[claim] = self._now()
+
     def resting(self, limit: Nanoseconds) -> list[tuple[Space, int]]:
-        """Numbers that nobody holds and somebody held until less than `limit` ago."""
+        """Numbers that nobody holds and somebody held, or was to hold, until less than `limit` ago."""
         oldest = self._now() - limit
         return [claim for claim, at in self._freed_at.items() if at >= oldest and claim not in self._holders]
 

@@ -14,14 +14,20 @@ from skep.agent.records import RecordStore, TaskRecord
 from skep.core.mesh.intent import NodeIntent
 from skep.edge.memory import MemoryStore
 from skep.model.base import Nanoseconds
-from skep.ports.store import Row, RowBatch, RowEvent, StoreUnavailable, Write
+from skep.ports.store import Row, RowBatch, RowEvent, StaleVersion, StoreUnavailable, Write
 from skep.sim.loop import Process, SimLoop
 
 MILLISECOND = 1_000_000
 
 
 class StoreDisk:
-    """The machine's side of the store. Attributes: refusal: why it takes no writes now; write: how long one takes."""
+    """The machine's side of the store.
+
+    Attributes:
+        refusal: Why it takes no writes now.
+        write: How long one takes.
+        on_commit, on_refusal: Told of what was written, and of what was to be.
+    """
 
     def __init__(self, loop: SimLoop, dice: random.Random) -> None:
         self.loop = loop
@@ -30,6 +36,7 @@ class StoreDisk:
         self.refusal = ""
         self.write: tuple[Nanoseconds, Nanoseconds] = (MILLISECOND, 4 * MILLISECOND)
         self.on_commit: Callable[[RowBatch], None] = lambda batch: None
+        self.on_refusal: Callable[[Sequence[Write]], None] = lambda writes: None
 
 
 class SimStore:
@@ -52,8 +59,13 @@ class SimStore:
         await disk.loop.sleep(disk.dice.randint(*disk.write))
         self._process.check()
         if disk.refusal:
+            disk.on_refusal(writes)
             raise StoreUnavailable(disk.refusal)
-        revision = await disk.inner.commit(writes, lease=lease)
+        try:
+            revision = await disk.inner.commit(writes, lease=lease)
+        except StaleVersion:
+            disk.on_refusal(writes)
+            raise
         disk.on_commit(RowBatch(revision, [RowEvent(write.kind, write.id, write.value) for write in writes]))
         if disk.dice.random() < 0.3:  # The watch may bring the batch before the answer comes, or after it.
             await disk.loop.sleep(disk.dice.randint(0, 2 * MILLISECOND))

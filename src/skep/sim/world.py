@@ -117,6 +117,7 @@ class World:
         self._cluster_id = "cluster"
         clock = SimClock(self.loop)
         self.checker = StateChecker(self.failed, clock.now)
+        self.disk.on_refusal = self.checker.refuse
         self.manager = ManagerHost(
             Ground(
                 loop=self.loop,

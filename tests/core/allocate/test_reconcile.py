@@ -28,7 +28,9 @@ from skep.model.node import Node
 from skep.model.service import Protocol, PublishMode, ResolutionMode, Service
 from skep.model.task import Task
 from skep.store.changes import Batch, Delete
+from skep.store.state import Draft
 
+DNSRR = ResolutionMode.DNSRR
 RUNNING, COMPLETE, SHUTDOWN = TaskState.RUNNING, TaskState.COMPLETE, TaskState.SHUTDOWN
 
 
@@ -266,6 +268,16 @@ class TestTasks:
         it.put(a_task("next", service=service))
         assert it.task("next").status.state == TaskState.PENDING
 
+    def test_who_waits_is_told_the_same_whatever_cools_down(self) -> None:
+        """Seed 204257 of the simulator: it said that some would be free in a few seconds, and others had got those."""
+        it = Allocator(a_network("net", subnet="10.9.0.0/29"), service := a_service(networks=["net"]))
+        it.put(*(a_task(f"t{n}", service=service) for n in range(5)))
+        said = it.task("t4").status.err
+        assert said.startswith('no address is left in network "net" (10.9.0.0/29): 5 can be given out, each again 10 s')
+        it.put(with_status(it.task("t0"), state=COMPLETE))
+        it.put(a_task("t5", service=service))
+        assert it.task("t5").status.err == it.task("t4").status.err == said
+
     def test_least_recently_used_comes_last(self) -> None:
         it = Allocator(a_network("net", subnet="10.9.0.0/24"), service := a_service(networks=["net"]))
         it.put(a_task("a", service=service))
@@ -275,9 +287,7 @@ class TestTasks:
         assert it.addresses("b") == ["10.9.0.4/24"]
 
     def test_an_address_is_kept_until_the_task_was_seen_to_stop(self) -> None:
-        it = Allocator(
-            a_network("net", subnet="10.9.0.0/30"), service := a_service(networks=["net"], mode=ResolutionMode.DNSRR)
-        )
+        it = Allocator(a_network("net", subnet="10.9.0.0/30"), service := a_service(networks=["net"], mode=DNSRR))
         it.put(a_task("a", service=service))
         it.put(with_status(it.task("a"), state=RUNNING))
         it.now += 2 * COOL_DOWN
@@ -290,16 +300,58 @@ class TestTasks:
 
 
 class TestLedger:
-    def test_an_abandoned_plan_is_forgotten(self) -> None:
-        it = Allocator(a_network("net", subnet="10.9.0.0/24"), service := a_service(networks=["net"]))
-        batch = put(it.state, a_task("a", service=service))
+    def test_an_abandoned_plan_gives_the_same_again(self) -> None:
+        """However often it is tried while the store takes no writes: else they would all be resting when it does."""
+        it = Allocator(a_network("net", subnet="10.9.0.0/29"), service := a_service(networks=["net"]))
+        batch = put(it.state, a_task("a", service=service), a_task("b", service=service))
         it.ledger.observe(batch)
-        first = allocate.reconcile(it.state, dirty_of(batch), it.ledger, it.now)  # Never committed.
-        second = allocate.reconcile(it.state, dirty_of(batch), it.ledger, it.now)
-        given = [plan.changes[0].value.attachments[0].address for plan in (first, second)]
-        assert given[0] != given[1]
-        it.ledger.observe(commit(it.state, second))
-        assert it.ledger.holder(("address", "net"), 0x0A090003) is None
+        first, *more = [
+            allocate.reconcile(Draft(it.state), dirty_of(batch), it.ledger, it.now)
+            for _ in range(6)  # Not committed.
+        ]
+        assert all(plan.changes == first.changes for plan in more)
+        it.ledger.observe(commit(it.state, more[-1]))
+        assert (it.addresses("a"), it.addresses("b")) == (["10.9.0.3/29"], ["10.9.0.4/29"])
+
+    def test_an_address_that_is_given_again_early_and_taken_back_rests_again(self) -> None:
+        it = Allocator(a_network("net", subnet="10.9.0.0/30"), service := a_service(networks=["net"], mode=DNSRR))
+        it.put(a_task("a", service=service))
+        given = it.task("a")
+        it.delete(given)
+        it.now += COOL_DOWN - SECOND
+        draft = Draft(it.state)
+        draft.put(a_task("a", service=service))
+        draft.lay(allocate.reconcile(draft, Dirty(tasks={"a": None}), it.ledger, it.now).changes)
+        again = found(draft.tasks.get("a"))
+        assert again.attachments == given.attachments
+        draft.delete(again)
+        assert allocate.reconcile(draft, Dirty(tasks={"a": None}), it.ledger, it.now).changes == ()
+        it.put(a_task("b", service=service))
+        assert (it.addresses("b"), it.plan.wake_at) == ([], it.now + COOL_DOWN)
+
+    def test_what_a_draft_gives_and_takes_away_again_need_not_cool_down(self) -> None:
+        """Seed 200813 of the simulator: a task got its address the moment it was given up, and so did the next one."""
+        it = Allocator(a_network("net", subnet="10.9.0.0/30"), service := a_service(networks=["net"], mode=DNSRR))
+        it.put(a_task("a", service=service), a_task("b", service=service))
+        it.delete(it.task("a"))
+        it.now += COOL_DOWN
+        draft = Draft(it.state)
+        draft.lay(allocate.reconcile(draft, Dirty(), it.ledger, it.now).changes)
+        given = found(draft.tasks.get("b"))
+        assert given.attachments[0].address == "10.9.0.2/30"
+        draft.delete(given)
+        draft.put(a_task("c", service=service))
+        (change,) = allocate.reconcile(draft, Dirty(tasks={"b": None, "c": None}), it.ledger, it.now).changes
+        assert change.value.attachments[0].address == "10.9.0.2/30"
+
+    def test_what_another_draft_gave_cools_down(self) -> None:
+        """It may have been stored, and be known to somebody, before this was learnt."""
+        it = Allocator(a_network("net", subnet="10.9.0.0/30"), service := a_service(networks=["net"], mode=DNSRR))
+        it.ledger.observe(batch := put(it.state, a_task("a", service=service)))
+        assert allocate.reconcile(Draft(it.state), dirty_of(batch), it.ledger, it.now).changes
+        it.delete(it.task("a"))
+        assert it.put(a_task("b", service=service)).wake_at == it.now + COOL_DOWN
+        assert it.addresses("b") == []
 
     def test_an_abandoned_network_is_no_network(self) -> None:
         it = Allocator()

@@ -16,6 +16,8 @@ from skep.core.allocate.ledger import (
     address_space,
     port_space,
 )
+from skep.core.allocate.pools import COOL_DOWN
+from skep.lib.durations import SECOND
 from skep.model.base import Nanoseconds
 from skep.model.network import NetworkAttachmentConfig
 from skep.model.service import (
@@ -115,12 +117,10 @@ class Takings:
         self.ledger.give_back(self.owner, self.taken)
 
     def _exhausted(self, space: Space, network: Addressing) -> str:
-        pool = self.ledger.pools[space]
-        cooling = pool.ready_at(self.now)
-        hint = " (some are free again in a few seconds)" if cooling is not None else ""
+        # The same whether some are about to be free: who waits is not told again when those go to others.
         return (
-            f"no address is left in network {network}: {pool.size} can be given out{hint}; "
-            "remove tasks or use a network with a larger subnet"
+            f"no address is left in network {network}: {self.ledger.pools[space].size} can be given out, each again "
+            f"{COOL_DOWN // SECOND} s after its last use; remove tasks or use a network with a larger subnet"
         )
 
 

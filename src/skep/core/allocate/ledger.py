@@ -21,7 +21,7 @@ from skep.model.node import Node
 from skep.model.service import Protocol, PublishMode, Service
 from skep.model.task import Task
 from skep.store.changes import Batch
-from skep.store.state import View, committed
+from skep.store.state import Draft, View, committed
 
 FIRST_VNI = 4096
 LAST_VNI = (1 << 24) - 1
@@ -109,6 +109,9 @@ class Ledger:
         self._claims: dict[Owner, Claims] = {}
         self._tentative: dict[Owner, Object | None] = {}
         self._released: set[Space] = set()
+        self._draft: Draft | None = None
+        self._unheard: set[tuple[Space, int]] = set()
+        """Chosen for this draft: they need not cool down if it gives them up again."""
 
     @classmethod
     def of(cls, view: View) -> "Ledger":
@@ -129,6 +132,7 @@ class Ledger:
 
     def observe(self, batch: Batch) -> None:
         """Take in a committed batch, in the order of revisions."""
+        self._begin(None)
         for event in batch.events:
             if event.kind == "network":
                 self._take_in("network", event.id, event.new)
@@ -141,6 +145,7 @@ class Ledger:
 
         What a draft says of them instead holds for no longer than the draft does.
         """
+        self._begin(view if isinstance(view, Draft) else None)
         tentative, base = sorted(self._tentative.items(), key=lambda item: item[0][0] != "network"), committed(view)
         for (kind, id), proposed in tentative:
             value = _find(view, kind, id)
@@ -163,7 +168,10 @@ class Ledger:
 
     def choose(self, space: Space, owner: Owner, now: Nanoseconds) -> int | None:
         """A number of a space for an owner; None when the space has none left at present."""
-        return self.pools[space].choose(owner[1], now)
+        number = self.pools[space].choose(owner[1], now)
+        if number is not None:
+            self._unheard.add((space, number))
+        return number
 
     def take(self, space: Space, owner: Owner, number: int) -> bool:
         """Give an owner the number it asks for; False if it is another's or nobody's to have."""
@@ -173,6 +181,7 @@ class Ledger:
         """Undo `choose` for numbers that are not used after all."""
         for space, number in claims:
             self.pools[space].give_back(number, owner[1])
+            self._released.add(space)
 
     def holder(self, space: Space, number: int) -> str | None:
         """The id of the object that holds a number."""
@@ -205,6 +214,12 @@ class Ledger:
 
     # --- keeping current ---------------------------------------------------------
 
+    def _begin(self, draft: Draft | None) -> None:
+        """What was chosen for another draft may have been heard of."""
+        if draft is None or draft is not self._draft:
+            self._draft = draft
+            self._unheard.clear()
+
     def _take_in(self, kind: str, id: str, value: Object | None) -> None:
         owner = (kind, id)
         self._tentative.pop(owner, None)
@@ -217,9 +232,13 @@ class Ledger:
         if claims == before:
             return
         for space, number in before:
-            if (space, number) not in claims and space in self.pools:
+            if (space, number) in claims or space not in self.pools:
+                continue
+            if (space, number) in self._unheard:
+                self.pools[space].give_back(number, id)
+            else:
                 self.pools[space].release(number, id)
-                self._released.add(space)
+            self._released.add(space)
         for space, number in claims:
             if space in self.pools:
                 self.pools[space].hold(number, id)

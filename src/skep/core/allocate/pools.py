@@ -1,8 +1,9 @@
 """One space of numbers of which each has at most one holder: the addresses of a network, VNIs, published ports.
 
 Pure. A number that was let go is not chosen again until it has cooled down, and then only when its turn comes round
-(next fit): a packet, a DNS answer or a neighbour entry that still names it must not find somebody else there. Time is
-not known when a release is observed, so a release waits in `freed` for the next decision to date it.
+(next fit): a packet, a DNS answer or a neighbour entry that still names it must not find somebody else there. Who had
+it may have it again at any time, so that a plan which could not be stored costs no numbers. Time is not known when a
+release is observed, so a release waits in `freed` for the next decision to date it.
 """
 
 from collections.abc import Iterable
@@ -32,6 +33,9 @@ class Pool:
         self._taken = RangeSet((number, number) for number in self._reserved)
         self._freed: dict[int, None] = {}
         self._cooling: dict[int, Nanoseconds] = {}  # Ready-again moments, ascending: they are added as time goes on.
+        self._former: dict[int, str] = {}  # Who had what is freed or cooling; the other way round just below.
+        self._let_go: dict[str, dict[int, None]] = {}
+        self._taken_early: set[int] = set()  # Held since before they had cooled down.
         self._cursor = 0
         self.size = self._n_untaken()
 
@@ -39,8 +43,11 @@ class Pool:
         """Record that `holder` has the number; a number that somebody holds stays with them."""
         if self.holders.setdefault(number, holder) == holder:
             self._taken.add(number)
-            self._freed.pop(number, None)
-            self._cooling.pop(number, None)
+            if number in self._former:
+                self._taken_early.add(number)
+                self._freed.pop(number, None)
+                self._cooling.pop(number, None)
+                self._forget_former(number)
             if self._cursor <= number and any(first <= number <= last for first, last in self.domain):
                 self._cursor = number + 1
 
@@ -48,18 +55,27 @@ class Pool:
         """Let go of a number that `holder` has; it starts to cool down."""
         if self.holders.get(number) == holder:
             del self.holders[number]
+            self._taken_early.discard(number)
             self._freed[number] = None
+            self._former[number] = holder
+            self._let_go.setdefault(holder, {})[number] = None
 
     def give_back(self, number: int, holder: str) -> None:
-        """Undo a `hold` of which nobody has heard: the number is free at once."""
-        if self.holders.get(number) == holder:
+        """Undo a `choose` or `take` of which nobody has heard: the number is free at once, unless it was resting."""
+        if number in self._taken_early:
+            self.release(number, holder)
+        elif self.holders.get(number) == holder:
             del self.holders[number]
             self._taken.remove(number)
             self._cursor = min(self._cursor, number)
 
     def choose(self, holder: str, now: Nanoseconds) -> int | None:
-        """Give `holder` the next free number; None when all are held or cooling down."""
+        """Give `holder` a number it let go of, or else the next free one; None when all are held or rest."""
         self.settle(now)
+        for former in self._let_go.get(holder, {}):
+            if any(first <= former <= last for first, last in self.domain):  # It may have asked for another by name.
+                self.hold(former, holder)
+                return former
         number = self._first_gap(self._cursor)
         if number is None:
             number = self._first_gap(0)
@@ -100,6 +116,14 @@ class Pool:
                 break
             del self._cooling[number]
             self._taken.remove(number)
+            self._forget_former(number)
+
+    def _forget_former(self, number: int) -> None:
+        former = self._former.pop(number)
+        numbers = self._let_go[former]
+        del numbers[number]
+        if not numbers:
+            del self._let_go[former]
 
     def _n_untaken(self) -> int:
         return sum(last - first + 1 - self._taken.count(first, last) for first, last in self.domain)

@@ -18,6 +18,8 @@ STOP_LIMIT: Nanoseconds = 60 * SECOND
 STOP_MARGIN: Nanoseconds = 10 * SECOND
 PARTITION_LEASE: Nanoseconds = 10 * SECOND
 """An agent that reaches no manager for this long stops its at-most-one tasks by itself."""
+UNNOTICED: Nanoseconds = 5 * SECOND
+"""A node knows within 3.5 s that it hears no manager; its lease begins then. One that is down was silent for longer."""
 PATIENCE: Nanoseconds = 10 * SECOND
 """How long a task that must leave its node waits for its replacement to find a place."""
 
@@ -53,7 +55,7 @@ def patience_ends(roster: Roster, task: Task) -> Nanoseconds:
 def lease_end(roster: Roster, task: Task) -> Nanoseconds:
     """When a task on a lost node has surely stopped itself; one whose node was removed may not have heard of it."""
     node = roster.node(task)
-    since = node.status.since if node is not None else task.ended_at or roster.now
+    since = node.status.since if node is not None else (task.ended_at or roster.now) + UNNOTICED
     return since + PARTITION_LEASE + modes.stop_grace(task.spec)
 
 
