@@ -7,8 +7,6 @@ from tests.sim.mutants import MUTANTS
 
 from skep.sim.world import Scenario, simulate
 
-pytestmark = pytest.mark.soak  # Some minutes: the gate is run by `make soak`.
-
 LIMIT = 100
 
 
