@@ -559,3 +559,19 @@ def test_whoever_starts_in_an_at_most_one_slot_waits_for_the_lease_of_a_lost_tas
     assert world.running() == []
     world.settle()
     assert [task.id for task in world.running()] == [heir.id]
+
+
+def test_an_update_waits_for_a_slot_whose_new_task_lost_its_node() -> None:
+    """Seed 211221: a node was removed with a task the update had just made, and the next slot was begun beside it."""
+    world = World()
+    world.add_nodes("n1", "n2", "n3")
+    world.create(a_spec(replicas=2))
+    world.settle()
+    world.update(a_spec(image="stuck", replicas=2, force=1))
+    while not (made := [task for task in world.live() if task.rollout and task.node_id]):
+        world.step()
+    node = world.node(made[0].node_id)
+    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    for _ in range(4):
+        world.step()
+        assert {task.slot for task in world.live() if task.rollout} == {made[0].slot}

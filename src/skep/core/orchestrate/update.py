@@ -159,7 +159,11 @@ def _is_under_way(roster: Roster, rollout: Rollout, key: SlotKey) -> bool:
     failed_at = rollout.failed.get(str(key))
     if failed_at is not None:
         return bool(made) and _lasts_until(roster, failed_at + delay)
-    if not made or is_terminal(made[-1].status.state):
+    if not made:
+        return False
+    if made[-1].status.state == TaskState.ORPHANED:  # Its node went; a successor is about to be made for it.
+        return _lasts_until(roster, _ready_by(roster, made[-1]))
+    if is_terminal(made[-1].status.state):
         return False
     if not roster.is_ready(made[-1]):
         _lasts_until(roster, _ready_by(roster, made[-1]))
