@@ -148,27 +148,23 @@ def test_a_stopping_at_most_one_tasks_heir_waits_for_its_lease_when_the_node_goe
     assert _raised_at(world, old.id) >= world.node(old.node_id).status.since + 20 * SECOND
 
 
+def _remove_node_of(world: World, task: Task) -> None:
+    node = world.node(task.node_id)
+    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+
+
 def test_the_heir_of_an_at_most_one_task_waits_when_its_node_is_removed() -> None:
-    """Seed 163: a node removed by force counts as stopped at once, though it may not have heard of it."""
+    """Seed 163: a node removed by force counts as stopped at once, though it may not have heard of it.
+
+    Seed 200693: one that was cut off 2.4 s before did not know of it yet; its lease began after the one its heir waited
+    for.
+    """
     world = World()
     world.add_nodes("n1", "n2")
     world.create(a_spec(labels=AT_MOST_ONE))
     world.settle()
     old, removed_at = world.running()[0], world.now
-    node = world.node(old.node_id)
-    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
-    assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
-
-
-def test_the_heir_waits_until_a_removed_node_has_noticed_that_nobody_is_there() -> None:
-    """Seed 200693: a node was removed 2.4 s after it was cut off, before it knew; its lease began after the heir's."""
-    world = World()
-    world.add_nodes("n1", "n2")
-    world.create(a_spec(labels=AT_MOST_ONE))
-    world.settle()
-    old, removed_at = world.running()[0], world.now
-    node = world.node(old.node_id)
-    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    _remove_node_of(world, old)
     noticed_at = removed_at + PING[1] + fence.TICK
     assert _raised_at(world, old.id) >= noticed_at + PARTITION_LEASE + modes.stop_grace(old.spec)
 
@@ -186,8 +182,8 @@ def test_an_heir_that_was_already_waiting_waits_longer_when_the_old_tasks_node_i
         world.step()
     (heir,) = world.live()
     assert (heir.desired_state, heir.node_id != old.node_id) == (TaskState.READY, True)
-    node, removed_at = world.node(old.node_id), world.now
-    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    removed_at = world.now
+    _remove_node_of(world, old)
     assert _raised_at(world, old.id) >= removed_at + 20 * SECOND
 
 
@@ -570,8 +566,7 @@ def test_an_update_waits_for_a_slot_whose_new_task_lost_its_node() -> None:
     world.update(a_spec(image="stuck", replicas=2, force=1))
     while not (made := [task for task in world.live() if task.rollout and task.node_id]):
         world.step()
-    node = world.node(made[0].node_id)
-    world.dirty.note(world.state.apply([Delete("node", node.id, node.version)], world.state.revision + 1))
+    _remove_node_of(world, made[0])
     for _ in range(4):
         world.step()
         assert {task.slot for task in world.live() if task.rollout} == {made[0].slot}
